@@ -1,0 +1,27 @@
+# make run    embed the demo             make test   all tests
+# make lint   what CI checks             make bench  the README's numbers
+PYTHON ?= python3
+BIN := .venv/bin
+export PYTHONPATH := $(CURDIR)/workflow_scripts
+
+.PHONY: run test lint
+
+run: .venv/installed
+	$(BIN)/snakemake
+	@$(BIN)/python -m spotesm.summary results/*/summary.json
+
+test: .venv/installed
+	$(BIN)/pytest
+
+lint: .venv/installed
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/snakefmt --check Snakefile rules
+	$(BIN)/snakemake --lint
+
+# Made again when the pins change; a second call installs nothing.
+.venv/installed: envs/requirements.txt
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spotESM needs Python 3.11 or newer; try: make PYTHON=python3.12")'
+	$(PYTHON) -m venv --clear .venv
+	$(BIN)/pip install --disable-pip-version-check --quiet --requirement envs/requirements.txt
+	@touch $@

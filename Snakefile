@@ -1,0 +1,36 @@
+# spotESM: ESM-2 protein embeddings on GPUs that may be taken away at any moment.
+#
+#   snakemake --cores all --resources gpu=4
+#
+# What is placed where, for a dataset called "demo" (everything in the working directory):
+#   resources/weights/                      weights, and a manifest with their sha256
+#   results/demo/shards/3-of-16.fasta       the input, split by content; split.json, rejected.tsv
+#   results/demo/checkpoints/3-of-16/       finished sequences of a shard in progress
+#   results/demo/shards/3-of-16.h5          the embeddings of a shard
+#   results/demo/embeddings.h5              the result; rejected.tsv, summary.json
+#   results/demo/logs/, benchmarks/         a file a job
+from snakemake.utils import min_version
+
+min_version("9.0")
+
+# A config named on the command line replaces the default one; merged key by key, the default's
+# demo would be embedded along with the user's datasets.
+if not workflow.overwrite_configfiles:
+
+    configfile: "config.yaml"
+
+
+include: "rules/common.smk"
+include: "rules/weights.smk"
+include: "rules/split.smk"
+include: "rules/embed.smk"
+include: "rules/merge.smk"
+
+
+localrules:
+    all,
+
+
+rule all:
+    input:
+        expand("results/{dataset}/embeddings.h5", dataset=config["datasets"]),

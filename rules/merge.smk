@@ -1,0 +1,21 @@
+rule merge_shards:
+    input:
+        shards=gather.shard("results/{{dataset}}/shards/{scatteritem}.h5"),
+        split="results/{dataset}/shards/split.json",
+        split_rejected="results/{dataset}/shards/rejected.tsv",
+    output:
+        embeddings="results/{dataset}/embeddings.h5",
+        rejected="results/{dataset}/rejected.tsv",
+        summary="results/{dataset}/summary.json",
+    log:
+        "results/{dataset}/logs/merge_shards.log",
+    benchmark:
+        "results/{dataset}/benchmarks/merge_shards.tsv"
+    conda:
+        "../envs/spotesm.yaml"
+    params:
+        config=untracked(config),
+    message:
+        "Merging the shards of {wildcards.dataset}"
+    script:
+        "../workflow_scripts/merge_shards.py"

@@ -1,0 +1,17 @@
+rule split_fasta:
+    input:
+        lambda wildcards: fasta_files(wildcards.dataset),
+    output:
+        shards=scatter.shard("results/{{dataset}}/shards/{scatteritem}.fasta"),
+        rejected="results/{dataset}/shards/rejected.tsv",
+        summary="results/{dataset}/shards/split.json",
+    log:
+        "results/{dataset}/logs/split_fasta.log",
+    benchmark:
+        "results/{dataset}/benchmarks/split_fasta.tsv"
+    conda:
+        "../envs/spotesm.yaml"
+    message:
+        "Splitting {wildcards.dataset} into shards"
+    script:
+        "../workflow_scripts/split_fasta.py"

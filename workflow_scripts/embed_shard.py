@@ -1,0 +1,25 @@
+"""Rule embed_shard: embed one shard on one device, resuming what earlier attempts finished."""
+
+from pathlib import Path
+
+from spotesm.checkpoints import Thresholds
+from spotesm.job import step
+from spotesm.worker import ShardJob, embed_shard
+
+with step(snakemake.log[0]):
+    embed_shard(
+        ShardJob(
+            fasta=Path(snakemake.input.fasta),
+            output=Path(snakemake.output[0]),
+            weights=Path(snakemake.input.weights),
+            checkpoints=Path(snakemake.params.checkpoints),
+            window=snakemake.params.long_sequences["window"],
+            overlap=snakemake.params.long_sequences["overlap"],
+            # From resources, not params: a change of speed must not recompute finished shards.
+            tokens_per_batch=snakemake.resources.tokens_per_batch,
+            thresholds=Thresholds(**snakemake.params.thresholds),
+            checkpointing=snakemake.params.checkpointing,
+            keep_parts=snakemake.params.keep_parts,
+            restart=snakemake.params.restart,
+        )
+    )

@@ -1,0 +1,19 @@
+"""Rule merge_shards: merge the shards of a dataset into one HDF5 file, in input order."""
+
+from pathlib import Path
+
+from spotesm.job import step
+from spotesm.merging import MergeJob, merge_shards
+
+with step(snakemake.log[0]):
+    merge_shards(
+        MergeJob(
+            shards=[Path(path) for path in snakemake.input.shards],
+            split=Path(snakemake.input.split),
+            split_rejected=Path(snakemake.input.split_rejected),
+            output=Path(snakemake.output.embeddings),
+            rejected=Path(snakemake.output.rejected),
+            summary=Path(snakemake.output.summary),
+            config=snakemake.params.config,
+        )
+    )

@@ -1,0 +1,23 @@
+"""ESM-2's alphabet: residue bytes to token numbers by one table look-up.
+
+The numbers are fair-esm's (`esm.data.Alphabet.from_architecture("ESM-1b")`): four special
+tokens, then the residues in the order of `RESIDUES`.
+"""
+
+import numpy as np
+
+BOS, PADDING, EOS, UNKNOWN = 0, 1, 2, 3
+RESIDUES = b"LAGVSERTIDPKQNFYMHWCXBUZO"
+VOCABULARY_SIZE = 33
+
+_TOKEN_OF_BYTE = np.full(256, UNKNOWN, dtype=np.uint8)
+_TOKEN_OF_BYTE[np.frombuffer(RESIDUES, dtype=np.uint8)] = np.arange(4, 4 + len(RESIDUES))
+
+
+def tokenise(sequence: bytes) -> np.ndarray:
+    """Turn a normalised sequence of L residues into its L + 2 tokens (uint8), BOS and EOS added."""
+    tokens = np.empty(len(sequence) + 2, dtype=np.uint8)
+    tokens[0] = BOS
+    tokens[1:-1] = _TOKEN_OF_BYTE[np.frombuffer(sequence, dtype=np.uint8)]
+    tokens[-1] = EOS
+    return tokens

@@ -1,0 +1,267 @@
+"""The durable state of one shard: parts of finished sequences, and what they belong to.
+
+A checkpoint directory holds
+    lock                    held (flock) by the one process that may write
+    fingerprint.json        what determines the numbers; bound to it at the first start
+    plan.json               the batch plan's settings, kept for every later attempt
+    part-00001.<digest>.pt  digests and outputs of finished sequences; the name carries the
+                            blake2b-128 of the file's bytes
+    journal.jsonl           one line a start and an end of every attempt
+    set-aside/              parts that were damaged or belong to another fingerprint
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import FileLock, Timeout
+
+from spotesm.durable import publish, read_json, write_json
+from spotesm.failures import Journal, ShardBusyError
+from spotesm.fasta import DIGEST_BYTES
+
+log = logging.getLogger(__name__)
+
+LOCK_WAIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """A part is written when the first of these is reached since the last one.
+
+    Attributes:
+        sequences: finished sequences.
+        seconds: time.
+        bytes: size of their outputs.
+    """
+
+    sequences: int
+    seconds: float
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Results:
+    """Outputs of k sequences.
+
+    Attributes:
+        digests: (k,) S16, blake2b-128 of each normalised sequence.
+        mean: (k, D) float32, the mean over residues of the last layer; undefined in rows
+            whose reason is not empty.
+        reasons: why a sequence was rejected instead; empty for all others.
+    """
+
+    digests: np.ndarray
+    mean: np.ndarray
+    reasons: list[str]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the outputs take."""
+        return self.mean.nbytes + self.digests.nbytes
+
+
+def concatenate(results: list[Results]) -> Results:
+    """Join the outputs of several batches."""
+    return Results(
+        np.concatenate([r.digests for r in results]),
+        np.concatenate([r.mean for r in results]),
+        [reason for r in results for reason in r.reasons],
+    )
+
+
+class Checkpoints:
+    """The checkpoint directory of one shard, while this process holds its lock."""
+
+    def __init__(self, directory: Path, fingerprint: dict, thresholds: Thresholds) -> None:
+        self.directory = directory
+        self.fingerprint = fingerprint
+        self.thresholds = thresholds
+        self._fingerprint_digest = _digest_json(fingerprint)
+        self._pending: list[Results] = []
+        self._last_part_time = time.monotonic()
+        self._writer = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future | None = None
+        self.journal = Journal(directory / "journal.jsonl")
+        self._bind()
+        self._next_number = 1 + max((_part_number(path) for path in self._part_paths()), default=0)
+
+    # -- what earlier attempts left ------------------------------------------------------
+
+    def _bind(self) -> None:
+        """Bind the directory to the fingerprint, or set aside what belongs to another one."""
+        bound = self.directory / "fingerprint.json"
+        if bound.exists():
+            before = read_json(bound)
+            if before == self.fingerprint:
+                return
+            changed = sorted(
+                key
+                for key in before.keys() | self.fingerprint.keys()
+                if before.get(key) != self.fingerprint.get(key)
+            )
+            log.warning("settings changed (%s): starting anew", ", ".join(changed))
+        self.start_anew()
+        write_json(bound, self.fingerprint)
+
+    def start_anew(self) -> None:
+        """Set every part aside, and forget the plan."""
+        for path in self._part_paths():
+            self._set_aside(path, "belongs to an earlier start")
+        (self.directory / "plan.json").unlink(missing_ok=True)
+
+    def _part_paths(self) -> list[Path]:
+        return sorted(self.directory.glob("part-[0-9]*.*.pt"), key=_part_number)
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        destination = self.directory / "set-aside"
+        destination.mkdir(exist_ok=True)
+        os.replace(path, destination / path.name)
+        log.warning("checkpoint %s %s; set aside, its sequences are to do", path.name, reason)
+
+    def read_parts(self) -> Iterator[Results]:
+        """Yield the valid parts, one in memory at a time; damaged or foreign ones are set aside."""
+        for path in self._part_paths():
+            try:
+                yield self._load(path)
+            except DamagedPart as damage:
+                self._set_aside(path, str(damage))
+
+    def _load(self, path: Path) -> Results:
+        with open(path, "rb") as file:
+            if hashlib.file_digest(file, _new_digest).hexdigest() != path.name.split(".")[1]:
+                raise DamagedPart("is damaged")
+        part = torch.load(path, weights_only=True)
+        if part["fingerprint"] != self._fingerprint_digest:
+            raise DamagedPart("belongs to other settings")
+        digests = part["digests"].numpy().reshape(-1).view(f"S{DIGEST_BYTES}")
+        return Results(digests, part["mean"].numpy(), part["reasons"])
+
+    # -- what this attempt adds ----------------------------------------------------------
+
+    def add(self, results: Results) -> None:
+        """Take the outputs of a batch; write a part in the background when one is due."""
+        self._pending.append(results)
+        limits = self.thresholds
+        if (
+            sum(len(r.digests) for r in self._pending) >= limits.sequences
+            or sum(r.nbytes for r in self._pending) >= limits.bytes
+            or time.monotonic() - self._last_part_time >= limits.seconds
+        ):
+            self._start_part()
+
+    def flush(self) -> None:
+        """Return when everything added is on disk."""
+        if self._pending:
+            self._start_part()
+        self._finish_part()
+
+    def _start_part(self) -> None:
+        self._finish_part()
+        results = concatenate(self._pending)
+        self._pending = []
+        self._last_part_time = time.monotonic()
+        self._writing = self._writer.submit(self._write_part, self._next_number, results)
+        self._next_number += 1
+
+    def _finish_part(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def _write_part(self, number: int, results: Results) -> None:
+        temporary = self.directory / ".part.tmp"
+        content = {
+            "fingerprint": self._fingerprint_digest,
+            "digests": torch.from_numpy(
+                results.digests.view(np.uint8).reshape(-1, DIGEST_BYTES).copy()
+            ),
+            "mean": torch.from_numpy(results.mean),
+            "reasons": results.reasons,
+        }
+        with open(temporary, "wb") as file:
+            torch.save(content, file)
+        with open(temporary, "rb") as file:
+            digest = hashlib.file_digest(file, _new_digest).hexdigest()
+        publish(temporary, self.directory / f"part-{number:05d}.{digest}.pt")
+        log.info("checkpoint %d: %d sequences", number, len(results.digests))
+
+    # -- the plan, and the end --------------------------------------------------------------
+
+    def fix_token_budget(self, requested: int) -> int:
+        """Return the token budget of the first attempt, unless another one is asked for now.
+
+        The same budget gives the same batches, and so the same bits, on every attempt.
+        """
+        plan = self.directory / "plan.json"
+        if plan.exists() and (kept := read_json(plan))["requested"] == requested:
+            return kept["tokens_per_batch"]
+        write_json(plan, {"requested": requested, "tokens_per_batch": requested})
+        return requested
+
+    def remove_parts(self) -> None:
+        """Remove all but the journal, once the shard's own file holds the results."""
+        for path in self._part_paths():
+            path.unlink()
+        shutil.rmtree(self.directory / "set-aside", ignore_errors=True)
+        for name in ("plan.json", "fingerprint.json"):
+            (self.directory / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Wait for the writer thread to end."""
+        self._writer.shutdown()
+
+
+class DamagedPart(Exception):
+    """A part that must not be used; says why."""
+
+
+@contextmanager
+def open_checkpoints(
+    directory: Path,
+    fingerprint: dict,
+    thresholds: Thresholds,
+    lock_wait: float = LOCK_WAIT_SECONDS,
+) -> Iterator[Checkpoints]:
+    """Lock a shard's checkpoint directory and yield its state.
+
+    Raises:
+        ShardBusyError: another process still holds the lock after `lock_wait` seconds, such as
+            a job whose Snakemake was killed.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(directory / "lock").acquire(timeout=lock_wait)
+    except Timeout as error:
+        raise ShardBusyError(
+            f"{directory}: another process has been writing this shard for {lock_wait:.0f} s; "
+            "wait for it or end it, then run again"
+        ) from error
+    with lock:
+        checkpoints = Checkpoints(directory, fingerprint, thresholds)
+        try:
+            yield checkpoints
+        finally:
+            checkpoints.close()
+
+
+def _new_digest() -> "hashlib._Hash":
+    return hashlib.blake2b(digest_size=16)
+
+
+def _digest_json(content: dict) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _part_number(path: Path) -> int:
+    return int(path.name.removeprefix("part-").split(".")[0])

@@ -1,0 +1,34 @@
+"""What the steps of the workflow share: a log file, plain error lines, honest exit codes."""
+
+import logging
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from spotesm.failures import UserError
+from spotesm.preemption import Preempted
+from spotesm.progress import configure_logging
+
+log = logging.getLogger(__name__)
+
+
+@contextmanager
+def step(log_file: str) -> Iterator[None]:
+    """Run one step of the workflow: log to `log_file`, and end the process as it deserves.
+
+    Exit code 143 after SIGTERM and 130 after SIGINT, 1 with one line after a `UserError`. Any
+    other exception is a bug of ours and keeps its stack trace, in the log too.
+    """
+    configure_logging(Path(log_file))
+    try:
+        yield
+    except Preempted as stop:
+        log.warning("%s; everything computed so far is on disk", stop)
+        sys.exit(stop.exit_code)
+    except UserError as error:
+        log.error("%s", error)
+        sys.exit(1)
+    except Exception:
+        log.exception("unexpected error")
+        sys.exit(1)

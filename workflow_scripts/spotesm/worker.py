@@ -1,0 +1,205 @@
+"""The worker: embed one shard on one device, and lose nothing when it is taken away."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from spotesm.batching import count_tokens, plan_batches
+from spotesm.checkpoints import Checkpoints, Results, Thresholds, open_checkpoints
+from spotesm.devices import lease_device
+from spotesm.durable import replacing
+from spotesm.encoder import Encoder
+from spotesm.esm2 import PackedESM2
+from spotesm.failures import IncompleteError
+from spotesm.preemption import Preempted, StopRequest
+from spotesm.progress import Progress
+from spotesm.sharding import Shard
+from spotesm.storage import ShardWriter, check_shard
+from spotesm.weights import Weights, load_verified
+
+log = logging.getLogger(__name__)
+
+CHECKPOINT_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class ShardJob:
+    """One shard's work order.
+
+    Attributes:
+        fasta: the shard, as `split_fasta` wrote it.
+        output: the shard's HDF5 file.
+        weights: manifest of the weights.
+        checkpoints: the shard's own checkpoint directory.
+        window: most residues that go through the model at once.
+        overlap: residues that neighbouring windows of a longer sequence share.
+        tokens_per_batch: most tokens in a batch, over all windows, BOS and EOS included.
+        thresholds: when a part is written.
+        checkpointing: whether parts are written and read at all.
+        keep_parts: whether parts stay when the shard is complete.
+        restart: a name for a forced restart, or empty. Parts from before the first attempt
+            under this name are ignored; later attempts under it resume as ever.
+    """
+
+    fasta: Path
+    output: Path
+    weights: Path
+    checkpoints: Path
+    window: int
+    overlap: int
+    tokens_per_batch: int
+    thresholds: Thresholds
+    checkpointing: bool = True
+    keep_parts: bool = False
+    restart: str = ""
+
+
+def embed_shard(job: ShardJob) -> None:
+    """Embed every sequence of a shard that no earlier attempt has finished, and write its file.
+
+    The file has a row for each record, and the same values however often the work was
+    interrupted. It gets its name only when it is complete.
+
+    Raises:
+        Preempted: SIGTERM or SIGINT came; with checkpointing on, what was computed is on disk.
+        UserError: the weights are not what was fetched, or another process has the shard.
+    """
+    shard = Shard.index(job.fasta)
+    weights = Weights.read(job.weights)
+    settings = describe_settings(job, weights)
+    with (
+        StopRequest() as stop,
+        lease_device(stop.leave_if_asked) as device,
+        open_checkpoints(job.checkpoints, settings, job.thresholds) as checkpoints,
+    ):
+        if is_complete(job.output, shard, checkpoints):
+            log.info("%s: another process has finished this shard meanwhile", job.output)
+            return
+        with (
+            journal_attempt(job, checkpoints) as attempt,
+            create_shard_file(job.output, shard, weights, settings) as writer,
+        ):
+            done = find_done(job, shard, checkpoints)
+            token_budget = checkpoints.fix_token_budget(job.tokens_per_batch)
+            tokens = count_tokens(shard.lengths, job.window, job.overlap)
+            batches = plan_remaining(tokens, token_budget, done)
+            progress = Progress(tokens, done)
+            keep = checkpoints.add if job.checkpointing else writer.add
+            if batches:
+                model = PackedESM2(load_verified(weights))
+                encoder = Encoder(model, device, job.window, job.overlap, token_budget)
+            for batch in batches:
+                if stop:
+                    break
+                means, reasons = encoder.embed(shard.read_sequences(batch))
+                keep(Results(shard.digests[batch], means, reasons))
+                progress.advance(batch)
+            checkpoints.flush()
+            attempt["computed"] = progress.computed
+            stop.leave_if_asked()
+
+            for part in read_parts(job, checkpoints):
+                writer.add(part)
+                stop.leave_if_asked()
+            writer.finish(
+                settings,
+                facts={
+                    "weights": weights.source,
+                    "n_resumed": progress.resumed,
+                    "n_computed": progress.computed,
+                    "attempts": attempt["attempt"],
+                    "seconds": progress.seconds,
+                },
+            )
+        if not job.keep_parts:
+            checkpoints.remove_parts()
+
+
+def describe_settings(job: ShardJob, weights: Weights) -> dict:
+    """Return what determines the numbers; checkpoints and files of other settings never mix."""
+    return {
+        "checkpoint_format": CHECKPOINT_FORMAT,
+        "model": weights.model,
+        "weights_sha256": weights.sha256,
+        "layers": [weights.architecture.layers],
+        "outputs": ["mean"],
+        "precision": "float32",
+        "long_sequences": {"policy": "window", "window": job.window, "overlap": job.overlap},
+    }
+
+
+def is_complete(output: Path, shard: Shard, checkpoints: Checkpoints) -> bool:
+    """Whether another process wrote the shard's file while this one waited for its lock.
+
+    Snakemake removes an output before it starts the job, so a file that is there by now came
+    from a job that outlived its Snakemake.
+    """
+    if not output.exists():
+        return False
+    try:
+        check_shard(output, shard, checkpoints.fingerprint)
+    except IncompleteError as error:
+        log.warning("%s; computing it again", error)
+        return False
+    return True
+
+
+@contextmanager
+def journal_attempt(job: ShardJob, checkpoints: Checkpoints) -> Iterator[dict]:
+    """Write an attempt's start and end to the journal; yields the facts that the end carries."""
+    journal = checkpoints.journal
+    earlier = [entry for entry in journal.read_since_completed() if entry["event"] == "start"]
+    if job.restart and not any(entry["restart"] == job.restart for entry in earlier):
+        log.warning("forced restart: checkpoints of earlier runs are ignored")
+        checkpoints.start_anew()
+    facts = {"attempt": len(earlier) + 1, "computed": 0}
+    journal.record("start", attempt=facts["attempt"], restart=job.restart)
+    try:
+        yield facts
+    except Preempted as stop:
+        journal.record("stopped", **facts, message=str(stop))
+        raise
+    except Exception as error:
+        journal.record("failed", **facts, type=type(error).__name__, message=str(error))
+        raise
+    journal.record("completed", **facts)
+
+
+@contextmanager
+def create_shard_file(
+    output: Path, shard: Shard, weights: Weights, settings: dict
+) -> Iterator[ShardWriter]:
+    """Yield a writer to a temporary file, which gets the name `output` if it proves complete."""
+    architecture = weights.architecture
+    with replacing(output) as temporary:
+        with h5py.File(temporary, "w") as file:
+            yield ShardWriter(file, shard, architecture.layers, architecture.embedding_dim)
+        check_shard(temporary, shard, settings)
+
+
+def read_parts(job: ShardJob, checkpoints: Checkpoints) -> Iterator[Results]:
+    """Yield the results on disk; none when checkpointing is off."""
+    return checkpoints.read_parts() if job.checkpointing else iter(())
+
+
+def find_done(job: ShardJob, shard: Shard, checkpoints: Checkpoints) -> np.ndarray:
+    """Return which sequences of the shard, (u,) bool, earlier attempts have finished."""
+    done = np.zeros(len(shard.digests), dtype=bool)
+    for part in read_parts(job, checkpoints):
+        found = shard.find(part.digests)
+        done[found[found >= 0]] = True
+    return done
+
+
+def plan_remaining(tokens: np.ndarray, token_budget: int, done: np.ndarray) -> list[np.ndarray]:
+    """Return the batches of the whole shard's plan, without what is done.
+
+    An unbroken run forms the same batches, so that a resumed one gets the same bits.
+    """
+    remaining = (batch[~done[batch]] for batch in plan_batches(tokens, token_budget))
+    return [batch for batch in remaining if len(batch)]
