@@ -24,7 +24,7 @@ def step(log_file: str) -> Iterator[None]:
     try:
         yield
     except Preempted as stop:
-        log.warning("%s; everything computed so far is on disk", stop)
+        log.warning("%s; the same command goes on from here", stop)
         sys.exit(stop.exit_code)
     except UserError as error:
         log.error("%s", error)

@@ -1,0 +1,236 @@
+"""Jobs that are killed, stopped, restarted, and must give what an unbroken one gives."""
+
+import dataclasses
+import random
+import signal
+from pathlib import Path
+
+import h5py
+import pytest
+from conftest import random_sequence, write_fasta
+from shards import (
+    assert_same_datasets,
+    journal_of,
+    make_job,
+    parts_of,
+    read_datasets,
+    run,
+    running,
+    stop,
+    wait_until,
+)
+from spotesm.checkpoints import Thresholds
+from spotesm.worker import ShardJob
+
+N_KILLS = 22
+N_SEQUENCES = 160
+
+
+@pytest.fixture(scope="module")
+def fasta(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Short and long proteins, some of them twice."""
+    rng = random.Random(7)
+    sequences = [random_sequence(rng, rng.randint(1, 150)) for _ in range(N_SEQUENCES)]
+    records = [(f"p{i}", s) for i, s in enumerate(sequences)]
+    records += [(f"again{i}", sequences[i]) for i in range(0, N_SEQUENCES, 10)]
+    return write_fasta(tmp_path_factory.mktemp("input") / "in.fasta", records)
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    tmp_path_factory: pytest.TempPathFactory, fasta: Path, weights_manifest: Path
+) -> ShardJob:
+    """A job that ran once, from start to end."""
+    job = make_job(tmp_path_factory.mktemp("unbroken"), fasta, weights_manifest)
+    assert run(job) == 0
+    return job
+
+
+@pytest.fixture
+def job(tmp_path: Path, fasta: Path, weights_manifest: Path) -> ShardJob:
+    return make_job(tmp_path, fasta, weights_manifest)
+
+
+def counts_of(job: ShardJob) -> tuple[int, int, int]:
+    with h5py.File(job.output, "r") as file:
+        return tuple(int(file.attrs[n]) for n in ("n_resumed", "n_computed", "attempts"))
+
+
+def count_starts(job: ShardJob) -> int:
+    return sum(entry["event"] == "start" for entry in journal_of(job))
+
+
+def interrupt_after_parts(job: ShardJob, parts: int, number: signal.Signals) -> int:
+    with running(job) as process:
+        assert wait_until(lambda: len(parts_of(job)) >= parts, process)
+        return stop(process, number)
+
+
+def test_killed_at_random_moments(job: ShardJob, unbroken: ShardJob) -> None:
+    rng = random.Random(8)
+    kills = 0
+    while kills < N_KILLS:
+        parts_before = len(parts_of(job))
+        # Some moments lie before the first new part, some after it, most between two batches.
+        more_parts = rng.choice([0, 1, 1, 2])
+        polls = iter(range(rng.randint(0, 200)))
+        with running(job) as process:
+            alive = wait_until(
+                lambda goal=parts_before + more_parts: len(parts_of(job)) >= goal, process
+            )
+            if alive:
+                wait_until(lambda polls=polls: next(polls, None) is None, process)
+            if process.exitcode is None:
+                assert stop(process, signal.SIGKILL) == -signal.SIGKILL
+                kills += 1
+        if job.output.exists():
+            assert_same_datasets(job.output, unbroken.output)
+            job.output.unlink()  # finished too early to be killed again: once more from the start
+    assert run(job) == 0
+    assert_same_datasets(job.output, unbroken.output)
+    assert not list(job.output.parent.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_jobs_write_a_part_and_compute_nothing_twice(
+    job: ShardJob, unbroken: ShardJob, number: signal.Signals
+) -> None:
+    # Parts by sequences are out of reach: only the emergency writes them.
+    job = dataclasses.replace(job, thresholds=Thresholds(10_000, 3600, 1 << 30))
+    for attempt in range(1, 4):
+        with running(job) as process:
+            assert wait_until(lambda a=attempt: count_starts(job) >= a, process)
+            exit_code = stop(process, number)
+        assert exit_code == 128 + number
+        assert not job.output.exists()
+    assert run(job) == 0
+    journal = journal_of(job)
+    assert [e["event"] for e in journal if e["event"] != "start"] == ["stopped"] * 3 + ["completed"]
+    assert sum(e.get("computed", 0) for e in journal) == N_SEQUENCES
+    resumed, computed, attempts = counts_of(job)
+    assert (resumed + computed, attempts) == (N_SEQUENCES, 4)
+    assert computed == journal[-1]["computed"]
+    assert_same_datasets(job.output, unbroken.output)
+
+
+def test_a_second_signal_changes_nothing(job: ShardJob, unbroken: ShardJob) -> None:
+    with running(job) as process:
+        assert wait_until(lambda: len(parts_of(job)) >= 1, process)
+        for _ in range(5):
+            process.terminate()
+        assert stop(process, signal.SIGINT) in (143, 130)
+    assert run(job) == 0
+    assert_same_datasets(job.output, unbroken.output)
+
+
+def test_another_token_budget_keeps_what_is_done(job: ShardJob, unbroken: ShardJob) -> None:
+    assert interrupt_after_parts(job, 3, signal.SIGTERM) == 143
+    done = sum(e.get("computed", 0) for e in journal_of(job))
+    assert run(dataclasses.replace(job, tokens_per_batch=700)) == 0
+    assert counts_of(job) == (done, N_SEQUENCES - done, 2)
+    assert_same_datasets(job.output, unbroken.output, tolerance=1e-6)
+
+
+def damage_by_truncation(part: Path) -> None:
+    part.write_bytes(part.read_bytes()[:-100])
+
+
+def damage_one_bit(part: Path) -> None:
+    content = bytearray(part.read_bytes())
+    content[len(content) // 2] ^= 1
+    part.write_bytes(content)
+
+
+def damage_by_emptying(part: Path) -> None:
+    part.write_bytes(b"")
+
+
+@pytest.mark.parametrize("damage", [damage_by_truncation, damage_one_bit, damage_by_emptying])
+def test_a_damaged_part_is_set_aside_and_recomputed(
+    job: ShardJob, unbroken: ShardJob, damage: object
+) -> None:
+    assert interrupt_after_parts(job, 3, signal.SIGTERM) == 143
+    part = parts_of(job)[1]
+    damage(part)
+    job = dataclasses.replace(job, keep_parts=True)
+    assert run(job) == 0
+    assert (job.checkpoints / "set-aside" / part.name).exists()
+    assert part not in parts_of(job)
+    assert_same_datasets(job.output, unbroken.output)
+
+
+def test_a_part_of_other_settings_is_set_aside(job: ShardJob, unbroken: ShardJob) -> None:
+    other = dataclasses.replace(
+        job, checkpoints=job.checkpoints.with_name("other"), overlap=30, keep_parts=True
+    )
+    assert run(other) == 0
+    assert interrupt_after_parts(job, 2, signal.SIGTERM) == 143
+    foreign = parts_of(other)[0]
+    (job.checkpoints / foreign.name.replace("part-00001", "part-90000")).write_bytes(
+        foreign.read_bytes()
+    )
+    job.output.unlink()
+    job = dataclasses.replace(job, keep_parts=True)
+    assert run(job) == 0
+    assert [p.name[:10] for p in (job.checkpoints / "set-aside").iterdir()] == ["part-90000"]
+    assert_same_datasets(job.output, unbroken.output)
+
+
+def test_other_settings_start_anew_and_mix_nothing(job: ShardJob, unbroken: ShardJob) -> None:
+    other = dataclasses.replace(job, overlap=30)
+    assert interrupt_after_parts(other, 3, signal.SIGTERM) == 143
+    assert run(job) == 0
+    assert counts_of(job)[:2] == (0, N_SEQUENCES)
+    assert_same_datasets(job.output, unbroken.output)
+
+
+def test_without_checkpoints_the_file_is_the_same(job: ShardJob, unbroken: ShardJob) -> None:
+    job = dataclasses.replace(job, checkpointing=False)
+    with running(job) as process:
+        wait_until(job.checkpoints.exists, process)
+        assert parts_of(job) == []
+        process.join()
+    assert process.exitcode == 0
+    assert_same_datasets(job.output, unbroken.output)
+
+
+def test_a_forced_restart_ignores_parts_once(job: ShardJob, unbroken: ShardJob) -> None:
+    assert interrupt_after_parts(job, 3, signal.SIGTERM) == 143
+    forced = dataclasses.replace(job, restart="this-run")
+    with running(forced) as process:
+        assert wait_until(lambda: count_starts(job) == 2 and len(parts_of(job)) >= 2, process)
+        assert stop(process, signal.SIGTERM) == 143
+    assert run(forced) == 0
+    *_, stopped, _, completed = journal_of(job)
+    assert stopped["computed"] + completed["computed"] == N_SEQUENCES
+    assert counts_of(job) == (stopped["computed"], completed["computed"], 3)
+    assert_same_datasets(job.output, unbroken.output)
+
+
+def test_parts_are_removed_or_kept(job: ShardJob) -> None:
+    assert run(job) == 0
+    assert sorted(p.name for p in job.checkpoints.iterdir()) == ["journal.jsonl", "lock"]
+    job.output.unlink()
+    assert run(dataclasses.replace(job, keep_parts=True)) == 0
+    assert len(parts_of(job)) > 10
+
+
+def test_two_writers_of_one_shard(job: ShardJob, unbroken: ShardJob) -> None:
+    """An orphan of a killed Snakemake works on; the new job waits and takes what it finished."""
+    with running(job) as orphan:
+        assert wait_until(lambda: len(parts_of(job)) >= 1, orphan)
+        assert run(job) == 0
+        orphan.join()
+    assert orphan.exitcode == 0
+    assert [e["event"] for e in journal_of(job)] == ["start", "completed"]
+    assert_same_datasets(job.output, unbroken.output)
+
+
+def test_rows_are_the_records(job: ShardJob, fasta: Path) -> None:
+    assert run(job) == 0
+    datasets = read_datasets(job.output)
+    ids = [line[1:] for line in fasta.read_text().splitlines() if line.startswith(">")]
+    assert [name.decode() for name in datasets["sequence_ids"]] == ids
+    (mean,) = [v for k, v in datasets.items() if k.startswith("mean")]
+    for copy in range(0, N_SEQUENCES, 10):
+        assert (mean[copy] == mean[N_SEQUENCES + copy // 10]).all()
