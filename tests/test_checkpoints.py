@@ -1,0 +1,101 @@
+import hashlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from filelock import FileLock
+from spotesm.checkpoints import Results, Thresholds, open_checkpoints
+from spotesm.failures import ShardBusyError
+
+SETTINGS = {"weights_sha256": "abc", "layers": [6]}
+NEVER = Thresholds(sequences=1 << 40, seconds=1e9, bytes=1 << 60)
+
+
+def make_results(first: int, count: int, dim: int = 3) -> Results:
+    digests = [
+        hashlib.blake2b(b"%d" % i, digest_size=16).digest() for i in range(first, first + count)
+    ]
+    mean = np.arange(first * dim, (first + count) * dim, dtype=np.float32).reshape(count, dim)
+    return Results(np.array(digests, dtype="S16"), mean, [""] * (count - 1) + ["not_finite: NaN"])
+
+
+def read_all(directory: Path) -> list[Results]:
+    with open_checkpoints(directory, SETTINGS, NEVER) as checkpoints:
+        return list(checkpoints.read_parts())
+
+
+def test_what_was_added_is_read_back_by_another_opening(tmp_path: Path) -> None:
+    added = [make_results(0, 4), make_results(4, 2), make_results(6, 1)]
+    with open_checkpoints(tmp_path, SETTINGS, NEVER) as checkpoints:
+        checkpoints.add(added[0])
+        checkpoints.add(added[1])
+        checkpoints.flush()
+        checkpoints.add(added[2])
+        checkpoints.flush()
+    parts = read_all(tmp_path)
+    assert [len(part.digests) for part in parts] == [6, 1]
+    for field in ("digests", "mean", "reasons"):
+        got = [row for part in parts for row in list(getattr(part, field))]
+        wanted = [row for results in added for row in list(getattr(results, field))]
+        assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))
+
+
+def test_what_was_not_flushed_is_not_there(tmp_path: Path) -> None:
+    with open_checkpoints(tmp_path, SETTINGS, NEVER) as checkpoints:
+        checkpoints.add(make_results(0, 4))
+    assert read_all(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("thresholds", "expected"),
+    [
+        (Thresholds(sequences=4, seconds=1e9, bytes=1 << 60), [4, 4]),
+        (Thresholds(sequences=3, seconds=1e9, bytes=1 << 60), [4, 4]),  # parts end on batch edges
+        (Thresholds(sequences=1 << 40, seconds=0, bytes=1 << 60), [2, 2, 2, 2]),
+        # Two sequences take 2 x (16 + 12) bytes.
+        (Thresholds(sequences=1 << 40, seconds=1e9, bytes=57), [4, 4]),
+        (NEVER, [8]),
+    ],
+)
+def test_whichever_threshold_comes_first(
+    tmp_path: Path, thresholds: Thresholds, expected: list[int]
+) -> None:
+    with open_checkpoints(tmp_path, SETTINGS, thresholds) as checkpoints:
+        for first in range(0, 8, 2):
+            checkpoints.add(make_results(first, 2))
+        checkpoints.flush()
+    assert [len(part.digests) for part in read_all(tmp_path)] == expected
+
+
+def test_numbers_go_on_and_never_overwrite(tmp_path: Path) -> None:
+    for first in (0, 4):
+        with open_checkpoints(tmp_path, SETTINGS, NEVER) as checkpoints:
+            checkpoints.add(make_results(first, 4))
+            checkpoints.flush()
+    assert [path.name[:10] for path in sorted(tmp_path.glob("part-*.pt"))] == [
+        "part-00001",
+        "part-00002",
+    ]
+
+
+def test_the_first_token_budget_stays_until_another_is_asked_for(tmp_path: Path) -> None:
+    def ask(requested: int) -> int:
+        with open_checkpoints(tmp_path, SETTINGS, NEVER) as checkpoints:
+            return checkpoints.fix_token_budget(requested)
+
+    assert [ask(100), ask(100), ask(200), ask(200)] == [100, 100, 200, 200]
+
+
+def test_a_busy_shard_is_reported_in_one_line(tmp_path: Path) -> None:
+    with (
+        FileLock(tmp_path / "lock"),
+        pytest.raises(ShardBusyError, match=f"{tmp_path}: another process"),
+        open_checkpoints(tmp_path, SETTINGS, NEVER, lock_wait=0),
+    ):
+        pass
+
+
+def test_the_lock_of_a_finished_process_is_free(tmp_path: Path) -> None:
+    read_all(tmp_path)
+    assert (tmp_path / "lock").exists()
+    assert read_all(tmp_path) == []

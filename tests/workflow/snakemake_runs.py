@@ -1,0 +1,76 @@
+"""Real runs of the workflow in a folder of their own."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import yaml
+
+REPOSITORY = Path(__file__).parents[2]
+WAIT_SECONDS = 120.0
+POLL_SECONDS = 0.01
+
+
+def write_config(folder: Path, **keys: object) -> Path:
+    """A config over the untrained 8M model; `keys` are its other top-level keys."""
+    config = {"model": {"name": "esm2_t6_8M_UR50D", "weights": "untrained"}, **keys}
+    path = folder / "my.yaml"
+    path.write_text(yaml.safe_dump(config))
+    return path
+
+
+def _command(folder: Path, arguments: tuple[str, ...]) -> list[str]:
+    snakefile = ["--snakefile", str(REPOSITORY / "Snakefile"), "--directory", str(folder)]
+    return [sys.executable, "-m", "snakemake", *snakefile, "--nocolor", *arguments]
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    # Nothing may be left outside the folder.
+    return {**os.environ, "XDG_CACHE_HOME": str(folder / ".cache"), "TMPDIR": str(folder)}
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run Snakemake to its end; its output is `stdout`."""
+    with running_snakemake(folder, *arguments) as process:
+        output, _ = process.communicate(timeout=WAIT_SECONDS)
+    return subprocess.CompletedProcess(process.args, process.returncode, output)
+
+
+@contextlib.contextmanager
+def running_snakemake(folder: Path, *arguments: str) -> Iterator[subprocess.Popen]:
+    """Start Snakemake in a process group of its own; afterwards nothing of it is left."""
+    process = subprocess.Popen(
+        _command(folder, arguments),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=_environment(folder),
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+        process.communicate()
+
+
+def interrupt_when(
+    folder: Path, condition: Callable[[], bool], number: signal.Signals, *arguments: str
+) -> str:
+    """Run Snakemake, signal its whole group once the condition holds; its output."""
+    with running_snakemake(folder, *arguments) as process:
+        deadline = time.monotonic() + WAIT_SECONDS
+        while not condition():
+            assert process.poll() is None, process.communicate()[0]
+            assert time.monotonic() < deadline, "the condition never came true"
+            time.sleep(POLL_SECONDS)
+        os.killpg(process.pid, number)
+        output, _ = process.communicate(timeout=WAIT_SECONDS)
+    assert process.returncode != 0
+    return output

@@ -1,0 +1,203 @@
+"""Whole runs, from FASTA to HDF5, compared with fair-esm one sequence at a time."""
+
+import csv
+import json
+import random
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from conftest import random_sequence, write_fasta
+from shards import assert_same_datasets
+from snakemake_runs import interrupt_when, snakemake, write_config
+
+FOUR_GPUS = ("--cores", "all", "--resources", "gpu=4")
+# So small that each shard has many batches, and can be interrupted between them.
+TOKENS_PER_BATCH = "embed_shard:tokens_per_batch=1100"
+SMALL_BATCHES = (*FOUR_GPUS, "--set-resources", TOKENS_PER_BATCH)
+EACH_BATCH = {"sequences": 1}
+
+
+@pytest.fixture(scope="module")
+def records() -> list[tuple[str, str]]:
+    """Proteins of 1 to 1,022 residues; sequences and ids come twice."""
+    rng = random.Random(11)
+    lengths = [1, 2, 1022, 1021] + [rng.randint(1, 1022) for _ in range(36)]
+    sequences = [random_sequence(rng, length) for length in lengths]
+    records = [(f"p{i}", sequence) for i, sequence in enumerate(sequences)]
+    records += [("p3", sequences[5]), ("twin", sequences[0]), ("twin", sequences[5])]
+    rng.shuffle(records)
+    return records
+
+
+def prepare(folder: Path, records: list[tuple[str, str]], **keys: object) -> tuple[str, ...]:
+    """Write records, some of them broken, as the dataset `d`; the arguments that embed it."""
+    write_fasta(folder / "in.fasta", [*records, ("empty", ""), ("stop", "MK*V")])
+    config = write_config(folder, datasets={"d": "in.fasta"}, **keys)
+    return ("--configfile", str(config))
+
+
+def embed(folder: Path, *arguments: str) -> str:
+    """Run to the end; Snakemake's output."""
+    run = snakemake(folder, *arguments)
+    assert run.returncode == 0, run.stdout
+    return run.stdout
+
+
+def summary_of(folder: Path) -> dict:
+    return json.loads((folder / "results/d/summary.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def finished(
+    tmp_path_factory: pytest.TempPathFactory, records: list[tuple[str, str]]
+) -> tuple[Path, str]:
+    """The folder of an unbroken run, and what Snakemake said."""
+    folder = tmp_path_factory.mktemp("finished")
+    return folder, embed(folder, *prepare(folder, records, shards=3), *SMALL_BATCHES)
+
+
+def test_every_row_is_fair_esms(
+    finished: tuple[Path, str],
+    records: list[tuple[str, str]],
+    reference_residues: Callable[[str], np.ndarray],
+) -> None:
+    with h5py.File(finished[0] / "results/d/embeddings.h5") as file:
+        assert file["sequence_ids"].asstr()[:].tolist() == [name for name, _ in records]
+        assert file["lengths"][:].tolist() == [len(sequence) for _, sequence in records]
+        expected = np.stack([reference_residues(sequence).mean(0) for _, sequence in records])
+        np.testing.assert_allclose(file["embeddings"][:], expected, rtol=0, atol=1e-5)
+        np.testing.assert_array_equal(file["embeddings"][:], file["mean/6"][:])
+
+
+def test_the_file_says_where_it_comes_from(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    manifest = json.loads(
+        (folder / "resources/weights/untrained/esm2_t6_8M_UR50D.json").read_text()
+    )
+    with h5py.File(folder / "results/d/embeddings.h5") as file:
+        attributes = dict(file.attrs)
+    assert attributes["format"] == "spotesm"
+    assert attributes["format_version"] == 1
+    assert attributes["model"] == "esm2_t6_8M_UR50D"
+    assert attributes["weights"] == "untrained"
+    assert attributes["weights_sha256"] == manifest["sha256"]
+    assert attributes["layers"].tolist() == [6]
+    assert attributes["outputs"].tolist() == ["mean"]
+    assert attributes["precision"] == "float32"
+    assert json.loads(attributes["long_sequences"])["window"] == 1022
+    assert not attributes["biologically_meaningful"]
+    assert json.loads(attributes["config"])["shards"] == 3
+
+
+def test_the_counts_add_up(finished: tuple[Path, str], records: list[tuple[str, str]]) -> None:
+    summary = summary_of(finished[0])
+    assert summary["n_records"] == len(records) + 2
+    assert summary["n_embedded"] == len(records)
+    assert summary["n_sequences"] == summary["n_computed"] == len({s for _, s in records})
+    assert (summary["n_resumed"], summary["attempts"]) == (0, 3)
+    assert summary["n_repeated_ids"] == 2
+    with open(finished[0] / "results/d/rejected.tsv", newline="") as file:
+        rows = list(csv.DictReader(file, delimiter="\t"))
+    assert [(row["ordinal"], row["id"], row["reason"]) for row in rows] == [
+        (str(len(records)), "empty", "empty"),
+        (str(len(records) + 1), "stop", "invalid_character"),
+    ]
+
+
+def test_untrained_weights_are_admitted(finished: tuple[Path, str]) -> None:
+    folder, output = finished
+    assert "mean nothing biologically" in output
+    assert "mean nothing biologically" in (folder / "results/logs/fetch_weights.log").read_text()
+
+
+def test_a_second_call_has_nothing_to_do(finished: tuple[Path, str]) -> None:
+    folder, _ = finished
+    again = snakemake(folder, "--configfile", str(folder / "my.yaml"), *FOUR_GPUS)
+    assert "Nothing to be done" in again.stdout
+    dry = snakemake(folder, "--configfile", str(folder / "my.yaml"), *FOUR_GPUS, "-n")
+    assert (dry.returncode, "Nothing to be done" in dry.stdout) == (0, True)
+
+
+def test_speed_and_checkpoint_settings_recompute_nothing(
+    finished: tuple[Path, str], records: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True, symlinks=True)
+    checkpoint = {"preset": "viral", "dir": "elsewhere", "keep_parts": True, "force_restart": True}
+    other_speed = prepare(tmp_path, records, shards=3, checkpoint=checkpoint)
+    assert "Nothing to be done" in embed(tmp_path, *other_speed, *FOUR_GPUS, "-n")
+    other_numbers = prepare(tmp_path, records, shards=3, long_sequences={"window": 500})
+    assert "embed_shard" in embed(tmp_path, *other_numbers, *FOUR_GPUS, "-n")
+
+
+def parts_in(folder: Path) -> int:
+    return len(list(folder.glob("**/checkpoints/**/part-*.pt")))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_run_goes_on_by_the_same_command(
+    tmp_path: Path,
+    records: list[tuple[str, str]],
+    finished: tuple[Path, str],
+    number: signal.Signals,
+) -> None:
+    config = prepare(tmp_path, records, shards=3, checkpoint=EACH_BATCH)
+    command = (*config, *SMALL_BATCHES)
+    interrupt_when(tmp_path, lambda: parts_in(tmp_path) >= 1, number, *command)
+    assert parts_in(tmp_path) >= 1
+    if number == signal.SIGKILL:
+        snakemake(tmp_path, *command, "--unlock")
+    embed(tmp_path, *command)
+    summary = summary_of(tmp_path)
+    assert summary["n_resumed"] >= 1
+    assert summary["n_resumed"] + summary["n_computed"] == summary["n_sequences"]
+    result, expected = (folder / "results/d/embeddings.h5" for folder in (tmp_path, finished[0]))
+    assert_same_datasets(result, expected)
+
+
+def test_other_budgets_jobs_and_shards_between_attempts(
+    tmp_path: Path, records: list[tuple[str, str]], finished: tuple[Path, str]
+) -> None:
+    settings = {"checkpoint": {**EACH_BATCH, "dir": "scratch/checkpoints"}}
+    result, expected = (folder / "results/d/embeddings.h5" for folder in (tmp_path, finished[0]))
+    config = prepare(tmp_path, records, shards=2, **settings)
+    one_job = (*config, "--cores", "1", "--resources", "gpu=1", "--set-resources", TOKENS_PER_BATCH)
+    interrupt_when(tmp_path, lambda: parts_in(tmp_path) >= 2, signal.SIGTERM, *one_job)
+    before = parts_in(tmp_path)
+    two_jobs = (*config, "--cores", "2", "--resources", "gpu=2", "--set-threads", "embed_shard=1")
+    two_jobs += ("--set-resources", "embed_shard:tokens_per_batch=1500")
+    interrupt_when(tmp_path, lambda: parts_in(tmp_path) >= before + 2, signal.SIGTERM, *two_jobs)
+    embed(tmp_path, *two_jobs)
+    assert summary_of(tmp_path)["n_resumed"] > 0
+    assert not (tmp_path / "results/d/checkpoints").exists()
+    assert_same_datasets(result, expected, tolerance=1e-6)
+    prepare(tmp_path, records, shards=4, **settings)
+    embed(tmp_path, *two_jobs)
+    assert_same_datasets(result, expected, tolerance=1e-6)
+
+
+def test_own_weights_and_no_checkpoints(
+    tmp_path: Path, records: list[tuple[str, str]], finished: tuple[Path, str]
+) -> None:
+    shutil.copytree(finished[0] / "resources/weights/untrained", tmp_path / "copied")
+    model = {"name": "esm2_t6_8M_UR50D", "weights": "copied/esm2_t6_8M_UR50D.pt"}
+    config = prepare(tmp_path, records, shards=3, model=model, checkpoint={"enabled": False})
+    embed(tmp_path, *config, *SMALL_BATCHES)
+    result, expected = (folder / "results/d/embeddings.h5" for folder in (tmp_path, finished[0]))
+    assert_same_datasets(result, expected)
+    assert parts_in(tmp_path) == 0
+
+
+def test_a_broken_input_ends_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "in.fasta").write_text("MKV\n")
+    config = write_config(tmp_path, datasets={"d": "in.fasta"}, shards=2)
+    run = snakemake(tmp_path, "--configfile", str(config), *FOUR_GPUS, "--retries", "0")
+    assert run.returncode != 0
+    line = "in.fasta, line 1: not FASTA"
+    assert line in run.stdout
+    assert "Traceback" not in run.stdout
+    assert line in (tmp_path / "results/d/logs/split_fasta.log").read_text()
