@@ -11,7 +11,7 @@ run: .venv/installed
 	@$(BIN)/python -m spotesm.summary results/*/summary.json
 
 test: .venv/installed
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadscope
 
 lint: .venv/installed
 	$(BIN)/ruff check

@@ -1,5 +1,10 @@
 """What the tests share: sequences, weights in fair-esm's format, and an independent reference."""
 
+import os
+
+# Tests run side by side: each process takes one core, and waits without burning another.
+os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+
 import random
 from collections.abc import Callable
 from pathlib import Path

@@ -23,7 +23,7 @@ from spotesm.checkpoints import Thresholds
 from spotesm.worker import ShardJob
 
 N_KILLS = 22
-N_SEQUENCES = 160
+N_SEQUENCES = 100
 
 
 @pytest.fixture(scope="module")
