@@ -13,9 +13,10 @@ rule embed_shard:
     threads: embed_threads()
     resources:
         gpu=1,
-        tokens_per_batch=4096,
+        tokens_per_batch=0,
     params:
         long_sequences=config["long_sequences"],
+        precision=config["precision"],
         checkpoints=untracked(checkpoint_directory),
         thresholds=untracked(checkpoint_thresholds()),
         checkpointing=untracked(config["checkpoint"]["enabled"]),

@@ -38,6 +38,7 @@ def make_job(folder: Path, fasta: Path, weights_manifest: Path, **changes: objec
         checkpoints=folder / "checkpoints" / "1-of-1",
         window=100,
         overlap=20,
+        precision="auto",
         tokens_per_batch=256,
         thresholds=OFTEN,
     )

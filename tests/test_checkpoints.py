@@ -79,11 +79,15 @@ def test_numbers_go_on_and_never_overwrite(tmp_path: Path) -> None:
 
 
 def test_the_first_token_budget_stays_until_another_is_asked_for(tmp_path: Path) -> None:
-    def ask(requested: int) -> int:
+    def ask(requested: int, choice: int = 0) -> int:
         with open_checkpoints(tmp_path, SETTINGS, NEVER) as checkpoints:
-            return checkpoints.fix_token_budget(requested)
+            return checkpoints.fix_token_budget(requested, lambda: choice)
 
     assert [ask(100), ask(100), ask(200), ask(200)] == [100, 100, 200, 200]
+    assert [ask(0, 512), ask(0, 1024)] == [512, 512]
+    with open_checkpoints(tmp_path, SETTINGS, NEVER) as checkpoints:
+        checkpoints.lower_token_budget(256)
+    assert ask(0, 1024) == 256
 
 
 def test_a_busy_shard_is_reported_in_one_line(tmp_path: Path) -> None:

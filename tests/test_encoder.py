@@ -1,3 +1,4 @@
+import copy
 import random
 from collections.abc import Callable
 
@@ -5,7 +6,7 @@ import esm
 import numpy as np
 import pytest
 import torch
-from conftest import random_sequence
+from conftest import embed_residues, random_sequence
 from spotesm.encoder import Encoder
 from spotesm.esm2 import PackedESM2
 
@@ -13,9 +14,22 @@ Reference = Callable[[str], np.ndarray]
 CPU = torch.device("cpu")
 
 
-def encoder(model: esm.model.esm2.ESM2, **changes: int) -> Encoder:
-    sizes = {"window": 1022, "overlap": 256, "token_budget": 4096, **changes}
-    return Encoder(PackedESM2(model), CPU, **sizes)
+def load(model: esm.model.esm2.ESM2) -> Callable[[torch.dtype], PackedESM2]:
+    return lambda dtype: PackedESM2(copy.deepcopy(model), CPU, dtype)
+
+
+def embed(
+    model: esm.model.esm2.ESM2,
+    sequences: list[str],
+    dtype: torch.dtype = torch.float32,
+    window: int = 1022,
+    overlap: int = 256,
+    token_budget: int = 4096,
+) -> tuple[np.ndarray, list[str]]:
+    """Embed one batch."""
+    encoder = Encoder(load(model), dtype, window, overlap, on_smaller_budget=lambda _: None)
+    ((means, reasons),) = encoder.embed_each([[s.encode() for s in sequences]], token_budget)
+    return means, reasons
 
 
 def test_means_are_over_residues_only(
@@ -23,7 +37,7 @@ def test_means_are_over_residues_only(
 ) -> None:
     rng = random.Random(5)
     sequences = [random_sequence(rng, n) for n in (300, 120, 120, 7, 1)]
-    means, reasons = encoder(fair_esm).embed([s.encode() for s in sequences])
+    means, reasons = embed(fair_esm, sequences)
     assert means.dtype == np.float32
     assert reasons == [""] * 5
     for sequence, mean in zip(sequences, means, strict=True):
@@ -44,18 +58,77 @@ def test_windows_are_averaged_residue_by_residue(
     expected = (total / count[:, None]).mean(0)
 
     sizes = {"window": window, "overlap": overlap, "token_budget": token_budget}
-    means, _ = encoder(fair_esm, **sizes).embed([b"ACDEF", sequence.encode(), b"MK"])
+    means, _ = embed(fair_esm, ["ACDEF", sequence, "MK"], **sizes)
     np.testing.assert_allclose(means[1], expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(means[2], reference_residues("MK").mean(0), rtol=0, atol=1e-5)
 
 
 def test_what_is_not_finite_is_rejected(fair_esm: esm.model.esm2.ESM2) -> None:
-    model = PackedESM2(fair_esm)
-    model.embedding = torch.nn.Parameter(model.embedding.detach().clone())
+    model = copy.deepcopy(fair_esm)
     with torch.no_grad():
-        model.embedding[fair_esm.alphabet.get_idx("W")] = torch.nan
-    healthy = Encoder(model, CPU, 1022, 256, 4096)
-    means, reasons = healthy.embed([b"ACDEF", b"ACWEF", b"MK"])
+        model.embed_tokens.weight[model.alphabet.get_idx("W")] = torch.nan
+    means, reasons = embed(model, ["ACDEF", "ACWEF", "MK"])
     assert [bool(reason) for reason in reasons] == [False, True, False]
     assert reasons[1].startswith("not_finite: ")
-    assert np.isfinite(means[[0, 2]]).all()
+    assert np.isfinite(means).all()
+
+
+def test_what_overflows_in_half_precision_is_computed_in_float32(
+    fair_esm: esm.model.esm2.ESM2,
+) -> None:
+    model = copy.deepcopy(fair_esm)
+    with torch.no_grad():  # products reach 1e5 and more; float16 ends at 65,504
+        model.layers[2].fc1.weight *= 1e3
+        model.layers[2].fc2.weight *= 1e3
+    sequences = ["ACDEF", "ACWEF", "MK"]
+    means, reasons = embed(model, sequences, torch.float16)
+    assert reasons == [""] * 3
+    expected = np.stack([embed_residues(model, sequence).mean(0) for sequence in sequences])
+    np.testing.assert_allclose(means, expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(("dtype", "cosine"), [(torch.float16, 0.9999), (torch.bfloat16, 0.999)])
+def test_half_precision_is_close(
+    fair_esm: esm.model.esm2.ESM2,
+    reference_residues: Reference,
+    dtype: torch.dtype,
+    cosine: float,
+) -> None:
+    rng = random.Random(9)
+    sequences = [random_sequence(rng, n) for n in (400, 90, 33, 2)]
+    means, _ = embed(fair_esm, sequences, dtype)
+    assert means.dtype == np.float32
+    for sequence, mean in zip(sequences, means, strict=True):
+        expected = reference_residues(sequence).mean(0)
+        assert mean @ expected / np.linalg.norm(mean) / np.linalg.norm(expected) >= cosine
+
+
+class Crowded:
+    """A model on a device that has room for so many tokens only."""
+
+    def __init__(self, model: PackedESM2, room: int) -> None:
+        self.model, self.room, self.tried = model, room, []
+
+    def __getattr__(self, name: str) -> object:
+        return getattr(self.model, name)
+
+    def __call__(self, tokens: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+        self.tried.append(len(tokens))
+        if len(tokens) > self.room:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return self.model(tokens, lengths)
+
+
+def test_running_out_of_memory_halves_the_batch(fair_esm: esm.model.esm2.ESM2) -> None:
+    rng = random.Random(10)
+    sequences = [random_sequence(rng, n) for n in (98, 58, 48, 48, 38, 28, 8)]
+    model = Crowded(load(fair_esm)(torch.float32), room=60)
+    remembered = []
+    encoder = Encoder(lambda _: model, torch.float32, 1022, 256, remembered.append)
+    ((means, reasons),) = encoder.embed_each([[s.encode() for s in sequences]], 400)
+    assert model.tried == [340, 160, 100, 60, 50, 50, 80, 40, 40]
+    assert remembered == [170, 80, 40]
+    assert reasons[0].startswith("out_of_memory: ")
+    assert reasons[1:] == [""] * 6
+    expected, _ = embed(fair_esm, sequences)
+    np.testing.assert_allclose(means[1:], expected[1:], rtol=0, atol=1e-5)

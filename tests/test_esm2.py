@@ -1,5 +1,6 @@
 """The packed forward against fair-esm's, at the head dimensions of all six models."""
 
+import copy
 import random
 
 import esm
@@ -7,7 +8,7 @@ import pytest
 import torch
 from conftest import embed_residues, random_sequence
 from spotesm.alphabet import tokenise
-from spotesm.esm2 import PackedESM2, Packing
+from spotesm.esm2 import PackedESM2
 from spotesm.weights import ARCHITECTURES
 
 CPU = torch.device("cpu")
@@ -30,7 +31,8 @@ def forward(model: esm.model.esm2.ESM2, sequences: list[str]) -> list[torch.Tens
     tokens = [torch.from_numpy(tokenise(s.encode())).long() for s in sequences]
     lengths = [len(t) for t in tokens]
     with torch.inference_mode():
-        out = PackedESM2(model)(torch.cat(tokens), Packing.of(lengths, CPU))
+        packed = PackedESM2(copy.deepcopy(model), CPU, torch.float32)
+        out = packed(torch.cat(tokens), lengths)
     return [x[1:-1] for x in out.split(lengths)]
 
 

@@ -16,7 +16,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -92,6 +92,7 @@ class Checkpoints:
         self._last_part_time = time.monotonic()
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._writing: Future | None = None
+        self._plan = directory / "plan.json"
         self.journal = Journal(directory / "journal.jsonl")
         self._bind()
         self._next_number = 1 + max((_part_number(path) for path in self._part_paths()), default=0)
@@ -118,7 +119,7 @@ class Checkpoints:
         """Set every part aside, and forget the plan."""
         for path in self._part_paths():
             self._set_aside(path, "belongs to an earlier start")
-        (self.directory / "plan.json").unlink(missing_ok=True)
+        self._plan.unlink(missing_ok=True)
 
     def _part_paths(self) -> list[Path]:
         return sorted(self.directory.glob("part-[0-9]*.*.pt"), key=_part_number)
@@ -198,24 +199,29 @@ class Checkpoints:
 
     # -- the plan, and the end --------------------------------------------------------------
 
-    def fix_token_budget(self, requested: int) -> int:
+    def fix_token_budget(self, requested: int, choose: Callable[[], int]) -> int:
         """Return the token budget of the first attempt, unless another one is asked for now.
 
-        The same budget gives the same batches, and so the same bits, on every attempt.
+        The same budget gives the same batches, and so the same bits, on every attempt. Where
+        none is asked for (0), the first attempt's `choose` decides.
         """
-        plan = self.directory / "plan.json"
-        if plan.exists() and (kept := read_json(plan))["requested"] == requested:
+        if self._plan.exists() and (kept := read_json(self._plan))["requested"] == requested:
             return kept["tokens_per_batch"]
-        write_json(plan, {"requested": requested, "tokens_per_batch": requested})
-        return requested
+        budget = requested or choose()
+        write_json(self._plan, {"requested": requested, "tokens_per_batch": budget})
+        return budget
+
+    def lower_token_budget(self, budget: int) -> None:
+        """Remember a smaller budget for later attempts, after memory ran out."""
+        write_json(self._plan, {**read_json(self._plan), "tokens_per_batch": budget})
 
     def remove_parts(self) -> None:
         """Remove all but the journal, once the shard's own file holds the results."""
         for path in self._part_paths():
             path.unlink()
         shutil.rmtree(self.directory / "set-aside", ignore_errors=True)
-        for name in ("plan.json", "fingerprint.json"):
-            (self.directory / name).unlink(missing_ok=True)
+        self._plan.unlink(missing_ok=True)
+        (self.directory / "fingerprint.json").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Wait for the writer thread to end."""

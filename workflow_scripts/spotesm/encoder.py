@@ -1,6 +1,8 @@
-"""Sequences in, mean-pooled embeddings out: windows, the forward pass, pooling."""
+"""Batches of sequences in, mean-pooled embeddings out: windows, the forward pass, pooling."""
 
-from collections.abc import Sequence
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,9 +11,10 @@ from torch import Tensor
 
 from spotesm.alphabet import tokenise
 from spotesm.batching import SPECIAL_TOKENS, window_starts
-from spotesm.esm2 import PackedESM2, Packing
+from spotesm.esm2 import PackedESM2
+from spotesm.failures import NOT_FINITE, OUT_OF_MEMORY
 
-NOT_FINITE = "not_finite"
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -19,18 +22,16 @@ class Window:
     """A stretch of one sequence that goes through the model at once.
 
     Attributes:
-        sequence: index of the sequence in its batch.
         tokens: (l + 2,) uint8, BOS and EOS included.
         weights: (l + 2,) float32, each token's share in the mean over the whole sequence:
             1 / (residues x windows that cover the residue), and 0 for BOS and EOS.
     """
 
-    sequence: int
     tokens: np.ndarray
     weights: np.ndarray
 
 
-def cut_windows(index: int, sequence: bytes, window: int, overlap: int) -> list[Window]:
+def cut_windows(sequence: bytes, window: int, overlap: int) -> list[Window]:
     """Cut a sequence of any length into the windows that `window_starts` names."""
     spans = [
         slice(start, start + window) for start in window_starts(len(sequence), window, overlap)
@@ -40,63 +41,175 @@ def cut_windows(index: int, sequence: bytes, window: int, overlap: int) -> list[
         coverage[span] += 1
     shares = (1.0 / (len(sequence) * coverage)).astype(np.float32)
     return [
-        Window(index, tokenise(sequence[span]), np.pad(shares[span], SPECIAL_TOKENS // 2))
+        Window(tokenise(sequence[span]), np.pad(shares[span], SPECIAL_TOKENS // 2))
         for span in spans
     ]
 
 
+@dataclass(frozen=True)
+class InFlight:
+    """A batch that the device works on.
+
+    Attributes:
+        sequences: the k sequences.
+        means: (k, D) float32 and
+        finite: (k,) bool, both on their way to the host.
+        reasons: why a sequence was not computed; empty for all others.
+        arrived: waits for them.
+    """
+
+    sequences: Sequence[bytes]
+    means: Tensor
+    finite: Tensor
+    reasons: list[str]
+    arrived: Callable[[], None]
+
+
 class Encoder:
-    """Embeds batches of sequences with one model on one device."""
+    """Embeds batches of sequences with one model on one device.
+
+    Args:
+        load_model: makes the model in a precision; called once, and once more for float32 if
+            another precision ever gives a value that is not finite.
+        on_smaller_budget: told the new token budget when memory ran out and it was halved.
+    """
 
     def __init__(
-        self, model: PackedESM2, device: torch.device, window: int, overlap: int, token_budget: int
+        self,
+        load_model: Callable[[torch.dtype], PackedESM2],
+        dtype: torch.dtype,
+        window: int,
+        overlap: int,
+        on_smaller_budget: Callable[[int], None],
     ) -> None:
-        self.model = model.to(device).eval()
-        self.device = device
+        self.load_model = load_model
+        self.model = load_model(dtype)
         self.window = window
         self.overlap = overlap
+        self.on_smaller_budget = on_smaller_budget
+        self._exact_model: PackedESM2 | None = None
+
+    def embed_each(
+        self, batches: Iterable[Sequence[bytes]], token_budget: int
+    ) -> Iterator[tuple[np.ndarray, list[str]]]:
+        """Yield the (k, D) float32 means over residues of the last layer, and k reasons.
+
+        A reason is empty, but for a sequence that could not be embedded and must be rejected.
+        Values at a residue that several windows cover are averaged. A batch that exceeds the
+        token budget, which only a long sequence does, goes through in several passes.
+
+        On a GPU the next batch is read, tokenised and on its way before the results of one are
+        waited for, so that the GPU always has work.
+        """
         self.token_budget = token_budget
+        lookahead = 1 if self.model.device.type == "cuda" else 0
+        in_flight: deque[InFlight] = deque()
+        for sequences in batches:
+            in_flight.append(self._launch(sequences, self.model))
+            if len(in_flight) > lookahead:
+                yield self._collect(in_flight.popleft())
+        while in_flight:
+            yield self._collect(in_flight.popleft())
 
     @torch.inference_mode()
-    def embed(self, sequences: Sequence[bytes]) -> tuple[np.ndarray, list[str]]:
-        """Return the (k, D) float32 means over residues of the last layer, and k reasons.
-
-        A reason is empty, but for a sequence whose mean is not finite and must be rejected.
-
-        The values at a residue that several windows cover are averaged. A batch that exceeds
-        the token budget, which only a long sequence does, goes through in several passes.
-        """
-        means = torch.zeros(len(sequences), self.model.embedding_dim, device=self.device)
-        windows = [
-            window
-            for index, sequence in enumerate(sequences)
-            for window in cut_windows(index, sequence, self.window, self.overlap)
+    def _launch(self, sequences: Sequence[bytes], model: PackedESM2) -> InFlight:
+        windows = [cut_windows(sequence, self.window, self.overlap) for sequence in sequences]
+        flat = [window for own in windows for window in own]
+        pooled, did_not_fit = self._run(flat, model)
+        # The windows of a sequence are neighbours, and add up to its mean.
+        means = _sum_runs(pooled, [len(own) for own in windows])
+        owners = [index for index, own in enumerate(windows) for _ in own]
+        reasons = [""] * len(sequences)
+        for window in did_not_fit:
+            reasons[owners[window]] = f"{OUT_OF_MEMORY}: does not fit on the device, even alone"
+        finite = torch.isfinite(means).all(dim=1)
+        if means.device.type != "cuda":
+            return InFlight(sequences, means, finite, reasons, lambda: None)
+        down = [
+            torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
+            for x in (means, finite)
         ]
-        for group in self._passes(windows):
-            owners = torch.tensor([window.sequence for window in group], device=self.device)
-            means.index_add_(0, owners, self._pool(group))
-        finite = torch.isfinite(means).all(dim=1).tolist()
-        reasons = ["" if ok else f"{NOT_FINITE}: the model gives NaN or infinity" for ok in finite]
-        return means.cpu().numpy(), reasons
+        event = torch.cuda.Event()
+        event.record()
+        return InFlight(sequences, *down, reasons, event.synchronize)
 
-    def _passes(self, windows: list[Window]) -> list[list[Window]]:
-        groups: list[list[Window]] = []
-        in_group = 0
-        for window in windows:
-            if not groups or in_group + len(window.tokens) > self.token_budget:
-                groups.append([])
-                in_group = 0
-            groups[-1].append(window)
-            in_group += len(window.tokens)
-        return groups
+    def _collect(self, batch: InFlight) -> tuple[np.ndarray, list[str]]:
+        batch.arrived()
+        means, reasons = batch.means.numpy().copy(), list(batch.reasons)
+        for index in np.flatnonzero(~batch.finite.numpy()):
+            if not reasons[index]:
+                means[index], reasons[index] = self._embed_exactly(batch.sequences[index])
+        return means, reasons
 
-    def _pool(self, group: list[Window]) -> Tensor:
-        """Run windows through the model; (w, D) float32, each the weighted sum of its tokens."""
-        lengths = [len(window.tokens) for window in group]
-        tokens = torch.from_numpy(np.concatenate([window.tokens for window in group]))
-        weights = torch.from_numpy(np.concatenate([window.weights for window in group]))
-        hidden = self.model(tokens.to(self.device).long(), Packing.of(lengths, self.device))
-        weighted = hidden.float() * weights.to(self.device).unsqueeze(1)
-        return torch.segment_reduce(
-            weighted, "sum", lengths=torch.tensor(lengths, device=self.device)
-        )
+    def _embed_exactly(self, sequence: bytes) -> tuple[np.ndarray, str]:
+        """Embed one sequence in float32, after another precision gave NaN or infinity."""
+        if self.model.dtype == torch.float32:
+            return np.zeros(self.model.embedding_dim, np.float32), _NOT_FINITE_REASON
+        if self._exact_model is None:
+            log.warning("a value in %s is not finite: computing it in float32", self.model.dtype)
+            self._exact_model = self.load_model(torch.float32)
+        batch = self._launch([sequence], self._exact_model)
+        batch.arrived()
+        finite = bool(batch.finite)
+        return batch.means.numpy()[0], batch.reasons[0] or ("" if finite else _NOT_FINITE_REASON)
+
+    def _run(self, windows: list[Window], model: PackedESM2) -> tuple[Tensor, list[int]]:
+        """Run windows through the model in as few passes as the token budget allows.
+
+        Returns:
+            (w, D) float32, each the weighted sum of its tokens, and which windows did not fit
+            on the device even alone; their rows are zero.
+        """
+        pooled: list[Tensor] = []
+        did_not_fit = []
+        first = 0
+        while first < len(windows):
+            end = self._end_of_pass(windows, first)
+            try:
+                pooled.append(_pool(model, windows[first:end]))
+            except torch.OutOfMemoryError:
+                torch.cuda.empty_cache()
+                if end - first > 1:
+                    self._halve_budget(sum(len(window.tokens) for window in windows[first:end]))
+                    continue
+                did_not_fit.append(first)
+                pooled.append(torch.zeros(1, model.embedding_dim, device=model.device))
+            first = end
+        return torch.cat(pooled), did_not_fit
+
+    def _end_of_pass(self, windows: list[Window], first: int) -> int:
+        end, tokens = first + 1, len(windows[first].tokens)
+        while end < len(windows) and tokens + len(windows[end].tokens) <= self.token_budget:
+            tokens += len(windows[end].tokens)
+            end += 1
+        return end
+
+    def _halve_budget(self, tokens_tried: int) -> None:
+        self.token_budget = min(self.token_budget, tokens_tried) // 2
+        log.warning("out of memory with %d tokens; going on with half of them", tokens_tried)
+        self.on_smaller_budget(self.token_budget)
+
+
+_NOT_FINITE_REASON = f"{NOT_FINITE}: the model gives NaN or infinity"
+
+
+def _pool(model: PackedESM2, windows: Sequence[Window]) -> Tensor:
+    """Run one pass; (w, D) float32, the weighted sum of each window's tokens."""
+    lengths = [len(window.tokens) for window in windows]
+    tokens, weights = (
+        _to_device(np.concatenate(arrays), model.device)
+        for arrays in zip(*((w.tokens, w.weights) for w in windows), strict=True)
+    )
+    hidden = model(tokens.int(), lengths)
+    return _sum_runs(hidden * weights.unsqueeze(1), lengths)
+
+
+def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _sum_runs(x: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Sum neighbouring rows of (r, D), `lengths` of them at a time, always in the same order."""
+    sizes = torch.tensor(lengths).to(x.device, non_blocking=True)
+    return torch.segment_reduce(x, "sum", lengths=sizes, unsafe=True)

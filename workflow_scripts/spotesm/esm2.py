@@ -6,8 +6,6 @@ of fair-esm's `ESM2` (the reference of the tests), without its language-model he
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from itertools import groupby
 
 import torch
 import torch.nn.functional as F
@@ -15,118 +13,124 @@ from esm.model.esm2 import ESM2
 from esm.modules import TransformerLayer
 from torch import Tensor, nn
 
+from spotesm.attention import Attention, choose_attention
+
 # Training hid 15% of the residues, 80% of them behind the mask token, whose embedding is zero.
 # ESM-2 scales every embedding down to keep the same mean without masks (Lin et al. 2023).
 TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
 ROTARY_BASE = 10_000
 
 
-@dataclass(frozen=True)
-class Packing:
-    """Where the sequences of a batch lie along the token axis.
+class PackedESM2(nn.Module):
+    """An ESM-2 encoder made from a loaded fair-esm model, on one device in one precision.
 
-    Attributes:
-        positions: (T,) int64, each token's place in its own sequence.
-        runs: (first token, number of sequences, tokens each) of every run of neighbouring
-            sequences of equal length, which attention takes as one dense block.
+    Matrix products run in `dtype`. The sum that every layer adds to, and the norms over it, stay
+    in float32, so that half precision loses no more than what single products round away.
+    Takes the loaded model over: its layers are converted in place, one by one.
     """
 
-    positions: Tensor
-    runs: list[tuple[int, int, int]]
-
-    @classmethod
-    def of(cls, lengths: Sequence[int], device: torch.device) -> "Packing":
-        """Describe sequences of `lengths` tokens in the order given."""
-        runs = []
-        first = 0
-        for length, group in groupby(lengths):
-            count = len(list(group))
-            runs.append((first, count, length))
-            first += count * length
-        positions = torch.cat([torch.arange(length).repeat(count) for _, count, length in runs])
-        return cls(positions.to(device), runs)
-
-
-class PackedESM2(nn.Module):
-    """An ESM-2 encoder made from a loaded fair-esm model."""
-
-    def __init__(self, model: ESM2) -> None:
+    def __init__(self, model: ESM2, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         self.n_layers = model.num_layers
         self.embedding_dim = model.embed_dim
+        self.head_dim = model.embed_dim // model.attention_heads
+        self.dtype = dtype
+        self.device = device
+        self.attention = choose_attention(device, dtype)
         scale = TOKEN_DROPOUT_SCALE if model.token_dropout else 1.0
         self.embedding = nn.Parameter(model.embed_tokens.weight.detach() * scale)
         self.layers = nn.ModuleList(
-            PackedLayer(layer, model.attention_heads) for layer in model.layers
+            PackedLayer(layer, model.attention_heads, dtype) for layer in model.layers
         )
         self.final_norm = model.emb_layer_norm_after
-        self.head_dim = model.embed_dim // model.attention_heads
+        self.to(device).eval()
 
-    def forward(self, tokens: Tensor, packing: Packing) -> Tensor:
+    def forward(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
         """Return the last layer's representation of every token, after the final norm.
 
         Args:
             tokens: (T,) token numbers of all sequences, each with its BOS and EOS.
+            lengths: tokens of each sequence, in the same order; their sum is T.
 
         Returns:
-            (T, D), in the precision of the parameters.
+            (T, D) float32.
         """
         x = F.embedding(tokens, self.embedding)
-        rotation = rotary_tables(packing.positions, self.head_dim, x.dtype)
+        attend = self.attention(lengths, self.device)
+        rotation = rotation_of(lengths, self.head_dim).to(self.device, non_blocking=True)
         for layer in self.layers:
-            x = layer(x, packing, rotation)
+            x = layer(x, rotation, attend)
         return self.final_norm(x)
 
 
 class PackedLayer(nn.Module):
     """A pre-norm transformer layer; query, key and value come from one product."""
 
-    def __init__(self, layer: TransformerLayer, heads: int) -> None:
+    def __init__(self, layer: TransformerLayer, heads: int, dtype: torch.dtype) -> None:
         super().__init__()
         attention = layer.self_attn
-        projections = (attention.q_proj, attention.k_proj, attention.v_proj)
+        query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
+        rows = _pair_halves(layer.embed_dim, heads)
         self.heads = heads
+        self.dtype = dtype
         self.attention_norm = layer.self_attn_layer_norm
-        self.qkv_weight = nn.Parameter(torch.cat([p.weight for p in projections]))
-        self.qkv_bias = nn.Parameter(torch.cat([p.bias for p in projections]))
-        self.attention_out = attention.out_proj
-        self.feed_forward_norm = layer.final_layer_norm
-        self.expand = layer.fc1
-        self.contract = layer.fc2
-
-    def forward(self, x: Tensor, packing: Packing, rotation: tuple[Tensor, Tensor]) -> Tensor:
-        """Map (T, D) to (T, D)."""
-        qkv = F.linear(self.attention_norm(x), self.qkv_weight, self.qkv_bias)
-        query, key, value = qkv.view(len(x), 3, self.heads, -1).unbind(1)
-        query, key = rotate(query, *rotation), rotate(key, *rotation)
-        x = x + self.attention_out(attend_within(query, key, value, packing).flatten(1))
-        return x + self.contract(F.gelu(self.expand(self.feed_forward_norm(x))))
-
-
-def rotary_tables(positions: Tensor, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Return the cosines and sines, (T, 1, head_dim) each, that encode `positions`.
-
-    Rotary position embedding of Su et al. 2021 (arXiv:2104.09864), halves instead of pairs.
-    """
-    exponents = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
-    angles = torch.outer(positions.float(), 1.0 / ROTARY_BASE ** (exponents / head_dim))
-    angles = torch.cat([angles, angles], dim=-1).unsqueeze(1)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
-
-
-def rotate(x: Tensor, cosines: Tensor, sines: Tensor) -> Tensor:
-    """Rotate queries or keys (T, heads, head_dim) by their positions."""
-    first, second = x.chunk(2, dim=-1)
-    return x * cosines + torch.cat([-second, first], dim=-1) * sines
-
-
-def attend_within(query: Tensor, key: Tensor, value: Tensor, packing: Packing) -> Tensor:
-    """Softmax attention of every token to the tokens of its own sequence, (T, heads, head_dim)."""
-    out = torch.empty_like(query)
-    for first, count, length in packing.runs:
-        block = slice(first, first + count * length)
-        q, k, v, o = (
-            x[block].unflatten(0, (count, length)).transpose(1, 2) for x in (query, key, value, out)
+        self.qkv_weight = nn.Parameter(
+            torch.cat([query.weight[rows], key.weight[rows], value.weight]).to(dtype)
         )
-        o.copy_(F.scaled_dot_product_attention(q, k, v))
-    return out
+        self.qkv_bias = nn.Parameter(
+            torch.cat([query.bias[rows], key.bias[rows], value.bias]).to(dtype)
+        )
+        self.attention_out = attention.out_proj.to(dtype)
+        self.feed_forward_norm = layer.final_layer_norm
+        self.expand = layer.fc1.to(dtype)
+        self.contract = layer.fc2.to(dtype)
+
+    def forward(self, x: Tensor, rotation: Tensor, attend: Attention) -> Tensor:
+        """Map (T, D) float32 to (T, D) float32."""
+        return self.after_attention(x, attend(*self.before_attention(x, rotation)))
+
+    def before_attention(self, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return queries, keys and values, (T, heads, head_dim) each."""
+        normed = self.attention_norm(x).to(self.dtype)
+        qkv = F.linear(normed, self.qkv_weight, self.qkv_bias).unflatten(1, (3, self.heads, -1))
+        query, key = rotate(qkv[:, :2], rotation).unbind(1)
+        return query, key, qkv[:, 2]
+
+    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
+        """Add what attention and the feed-forward network say."""
+        x = x + self.attention_out(attended.flatten(1))
+        normed = self.feed_forward_norm(x).to(self.dtype)
+        return x + self.contract(F.gelu(self.expand(normed)))
+
+
+def _pair_halves(dim: int, heads: int) -> Tensor:
+    """Return the order of all features in which, within a head, i + head_dim / 2 follows i.
+
+    Rotary embedding turns these two together. Side by side they are one complex number, which
+    is several times faster to turn; scores stay the same, as queries and keys are both reordered.
+    """
+    return torch.arange(dim).view(heads, 2, -1).transpose(1, 2).flatten()
+
+
+def rotation_of(lengths: Sequence[int], head_dim: int) -> Tensor:
+    """Return the cosines and sines, (T, head_dim / 2, 2), that encode places in a sequence.
+
+    Rotary position embedding of Su et al. 2021 (arXiv:2104.09864); places restart at each
+    sequence.
+    """
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    angles = torch.outer(torch.arange(max(lengths)).float(), 1.0 / ROTARY_BASE**exponents)
+    table = torch.stack([angles.cos(), angles.sin()], dim=-1)
+    return torch.cat([table[:length] for length in lengths])
+
+
+def rotate(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn queries and keys, (T, 2, heads, head_dim) of paired features, by their places."""
+    pairs = x.float().unflatten(-1, (-1, 2))
+    rotation = rotation[:, None, None]
+    if x.is_cuda:  # written out, torch.compile fuses it with what comes before and after
+        (a, b), (cosine, sine) = pairs.unbind(-1), rotation.unbind(-1)
+        turned = torch.stack([a * cosine - b * sine, a * sine + b * cosine], dim=-1)
+    else:
+        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation))
+    return turned.flatten(-2).to(x.dtype)

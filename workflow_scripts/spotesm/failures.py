@@ -6,6 +6,10 @@ import socket
 from datetime import UTC, datetime
 from pathlib import Path
 
+# Why a record is rejected by the worker.
+OUT_OF_MEMORY = "out_of_memory"
+NOT_FINITE = "not_finite"
+
 
 class UserError(Exception):
     """Something outside the code is wrong: an input, a setting, a file, the machine.

@@ -1,5 +1,6 @@
 """The worker: embed one shard on one device, and lose nothing when it is taken away."""
 
+import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -8,8 +9,10 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+import torch
 
 from spotesm.batching import count_tokens, plan_batches
+from spotesm.budget import choose_token_budget
 from spotesm.checkpoints import Checkpoints, Results, Thresholds, open_checkpoints
 from spotesm.devices import lease_device
 from spotesm.durable import replacing
@@ -38,7 +41,9 @@ class ShardJob:
         checkpoints: the shard's own checkpoint directory.
         window: most residues that go through the model at once.
         overlap: residues that neighbouring windows of a longer sequence share.
-        tokens_per_batch: most tokens in a batch, over all windows, BOS and EOS included.
+        precision: `auto`, `float32`, `bfloat16` or `float16`.
+        tokens_per_batch: most tokens in a batch, over all windows, BOS and EOS included; 0 lets
+            the model and the device decide.
         thresholds: when a part is written.
         checkpointing: whether parts are written and read at all.
         keep_parts: whether parts stay when the shard is complete.
@@ -52,6 +57,7 @@ class ShardJob:
     checkpoints: Path
     window: int
     overlap: int
+    precision: str
     tokens_per_batch: int
     thresholds: Thresholds
     checkpointing: bool = True
@@ -71,56 +77,53 @@ def embed_shard(job: ShardJob) -> None:
     """
     shard = Shard.index(job.fasta)
     weights = Weights.read(job.weights)
-    settings = describe_settings(job, weights)
-    with (
-        StopRequest() as stop,
-        lease_device(stop.leave_if_asked) as device,
-        open_checkpoints(job.checkpoints, settings, job.thresholds) as checkpoints,
-    ):
-        if is_complete(job.output, shard, checkpoints):
-            log.info("%s: another process has finished this shard meanwhile", job.output)
-            return
-        with (
-            journal_attempt(job, checkpoints) as attempt,
-            create_shard_file(job.output, shard, weights, settings) as writer,
-        ):
-            done = find_done(job, shard, checkpoints)
-            token_budget = checkpoints.fix_token_budget(job.tokens_per_batch)
-            tokens = count_tokens(shard.lengths, job.window, job.overlap)
-            batches = plan_remaining(tokens, token_budget, done)
-            progress = Progress(tokens, done)
-            keep = checkpoints.add if job.checkpointing else writer.add
-            if batches:
-                model = PackedESM2(load_verified(weights))
-                encoder = Encoder(model, device, job.window, job.overlap, token_budget)
-            for batch in batches:
-                if stop:
-                    break
-                means, reasons = encoder.embed(shard.read_sequences(batch))
-                keep(Results(shard.digests[batch], means, reasons))
-                progress.advance(batch)
-            checkpoints.flush()
-            attempt["computed"] = progress.computed
-            stop.leave_if_asked()
-
-            for part in read_parts(job, checkpoints):
-                writer.add(part)
+    with StopRequest() as stop, lease_device(stop.leave_if_asked) as device:
+        settings = describe_settings(job, weights, device)
+        with open_checkpoints(job.checkpoints, settings, job.thresholds) as checkpoints:
+            if is_complete(job.output, shard, checkpoints):
+                log.info("%s: another process has finished this shard meanwhile", job.output)
+                return
+            with (
+                journal_attempt(job, checkpoints) as attempt,
+                create_shard_file(job.output, shard, weights, settings) as writer,
+            ):
+                done = find_done(job, shard, checkpoints)
+                tokens = count_tokens(shard.lengths, job.window, job.overlap)
+                progress = Progress(tokens, done)
+                keep = checkpoints.add if job.checkpointing else writer.add
+                if not done.all():
+                    encoder = start_encoder(job, weights, device, checkpoints)
+                    token_budget = checkpoints.fix_token_budget(
+                        job.tokens_per_batch, lambda: choose_token_budget(encoder.model, job.window)
+                    )
+                    batches = plan_remaining(tokens, token_budget, done)
+                    reading = (shard.read_sequences(batch) for batch in until(stop, batches))
+                    embedded = encoder.embed_each(reading, token_budget)
+                    for batch, (means, reasons) in zip(batches, embedded, strict=False):
+                        keep(Results(shard.digests[batch], means, reasons))
+                        progress.advance(batch)
+                checkpoints.flush()
+                attempt["computed"] = progress.computed
                 stop.leave_if_asked()
-            writer.finish(
-                settings,
-                facts={
-                    "weights": weights.source,
-                    "n_resumed": progress.resumed,
-                    "n_computed": progress.computed,
-                    "attempts": attempt["attempt"],
-                    "seconds": progress.seconds,
-                },
-            )
-        if not job.keep_parts:
-            checkpoints.remove_parts()
+
+                for part in read_parts(job, checkpoints):
+                    writer.add(part)
+                    stop.leave_if_asked()
+                writer.finish(
+                    settings,
+                    facts={
+                        "weights": weights.source,
+                        "n_resumed": progress.resumed,
+                        "n_computed": progress.computed,
+                        "attempts": attempt["attempt"],
+                        "seconds": progress.seconds,
+                    },
+                )
+            if not job.keep_parts:
+                checkpoints.remove_parts()
 
 
-def describe_settings(job: ShardJob, weights: Weights) -> dict:
+def describe_settings(job: ShardJob, weights: Weights, device: torch.device) -> dict:
     """Return what determines the numbers; checkpoints and files of other settings never mix."""
     return {
         "checkpoint_format": CHECKPOINT_FORMAT,
@@ -128,9 +131,37 @@ def describe_settings(job: ShardJob, weights: Weights) -> dict:
         "weights_sha256": weights.sha256,
         "layers": [weights.architecture.layers],
         "outputs": ["mean"],
-        "precision": "float32",
+        "precision": resolve_precision(job.precision, device),
         "long_sequences": {"policy": "window", "window": job.window, "overlap": job.overlap},
     }
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return what `auto` means on the device: float16 on a GPU, float32 on a CPU."""
+    if precision != "auto":
+        return precision
+    return "float16" if device.type == "cuda" else "float32"
+
+
+def start_encoder(
+    job: ShardJob, weights: Weights, device: torch.device, checkpoints: Checkpoints
+) -> Encoder:
+    """Load the model onto the device."""
+    precision = checkpoints.fingerprint["precision"]
+    encoder = Encoder(
+        load_model=lambda dtype: PackedESM2(load_verified(weights), device, dtype),
+        dtype=getattr(torch, precision),
+        window=job.window,
+        overlap=job.overlap,
+        on_smaller_budget=lambda budget: checkpoints.lower_token_budget(budget),
+    )
+    log.info("%s in %s, %s", weights.model, precision, encoder.model.attention.__name__)
+    return encoder
+
+
+def until(stop: StopRequest, batches: list[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield batches until a stop is asked for."""
+    return itertools.takewhile(lambda _: not stop, batches)
 
 
 def is_complete(output: Path, shard: Shard, checkpoints: Checkpoints) -> bool:

@@ -1,0 +1,56 @@
+"""How many tokens go through the model at once: found from the model and the device."""
+
+import logging
+
+import torch
+
+from spotesm.esm2 import PackedESM2
+
+log = logging.getLogger(__name__)
+
+# On a CPU, larger matrices are no faster than these, and a batch should last about a second, so
+# that a job that is told to stop does so soon. No timing: the same model gives the same batches.
+CPU_LEAST, CPU_MOST = 1024, 4096
+CPU_OPERATIONS_PER_BATCH = 0.3e12
+
+# On a GPU, the matrix units are busy from some ten thousand tokens on.
+GPU_LEAST, GPU_MOST = 1024, 1 << 16
+GPU_PROBE_SEQUENCES = 4
+GPU_SHARE_OF_FREE_MEMORY = 0.7
+
+
+def choose_token_budget(model: PackedESM2, window: int) -> int:
+    """Return the tokens of a batch: a power of two, so that small differences change nothing.
+
+    Args:
+        window: most residues that go through the model at once.
+    """
+    budget = _measure_gpu(model, window) if model.device.type == "cuda" else _estimate_cpu(model)
+    log.info("%d tokens in a batch", budget)
+    return budget
+
+
+def _estimate_cpu(model: PackedESM2) -> int:
+    operations_per_token = 24 * model.n_layers * model.embedding_dim**2
+    return _power_of_two(CPU_OPERATIONS_PER_BATCH / operations_per_token, CPU_LEAST, CPU_MOST)
+
+
+@torch.inference_mode()
+def _measure_gpu(model: PackedESM2, window: int) -> int:
+    """Run a small batch of the longest sequences, and see what memory a token takes."""
+    device = model.device
+    lengths = [window + 2] * GPU_PROBE_SEQUENCES
+    tokens = torch.full((sum(lengths),), 5, dtype=torch.int32, device=device)
+    model(tokens, lengths)
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    model(tokens, lengths)
+    per_token = (torch.cuda.max_memory_allocated(device) - before) / len(tokens)
+    free, _ = torch.cuda.mem_get_info(device)
+    return _power_of_two(GPU_SHARE_OF_FREE_MEMORY * free / per_token, GPU_LEAST, GPU_MOST)
+
+
+def _power_of_two(value: float, least: int, most: int) -> int:
+    """Return the largest power of two up to `value`, within bounds."""
+    return min(max(1 << max(0, int(value).bit_length() - 1), least), most)
