@@ -1,10 +1,10 @@
 # make run    embed the demo             make test   all tests
-# make lint   what CI checks             make bench  the README's numbers
+# make lint   what CI checks             make bench  the README's speed table
 PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONPATH := $(CURDIR)/workflow_scripts
 
-.PHONY: run test lint
+.PHONY: run test lint bench
 
 run: .venv/installed
 	$(BIN)/snakemake
@@ -18,6 +18,12 @@ lint: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
+
+bench: .venv/installed
+	$(BIN)/pip install --disable-pip-version-check --quiet --requirement benchmarks/requirements.txt
+	$(BIN)/python benchmarks/throughput.py --model esm2_t6_8M_UR50D $(BENCH)
+	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 40 $(BENCH)
+	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 40 --precision bfloat16 $(BENCH)
 
 # Made again when the pins change; a second call installs nothing.
 .venv/installed: envs/requirements.txt

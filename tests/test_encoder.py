@@ -27,7 +27,7 @@ def embed(
     token_budget: int = 4096,
 ) -> tuple[np.ndarray, list[str]]:
     """Embed one batch."""
-    encoder = Encoder(load(model), dtype, window, overlap, on_smaller_budget=lambda _: None)
+    encoder = Encoder(load(model), dtype, window, overlap)
     ((means, reasons),) = encoder.embed_each([[s.encode() for s in sequences]], token_budget)
     return means, reasons
 
@@ -112,7 +112,7 @@ class Crowded:
     def __getattr__(self, name: str) -> object:
         return getattr(self.model, name)
 
-    def __call__(self, tokens: torch.Tensor, lengths: list[int]) -> torch.Tensor:
+    def __call__(self, tokens: torch.Tensor, lengths: list[int], _: object) -> torch.Tensor:
         self.tried.append(len(tokens))
         if len(tokens) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory.")

@@ -8,10 +8,10 @@ from spotesm.esm2 import PackedESM2
 
 log = logging.getLogger(__name__)
 
-# On a CPU, larger matrices are no faster than these, and a batch should last about a second, so
-# that a job that is told to stop does so soon. No timing: the same model gives the same batches.
+# On a CPU, larger matrices are hardly faster than these, and a batch should last about a second,
+# so that a job that is told to stop does so soon. Not timed: the same model gives the same batches.
 CPU_LEAST, CPU_MOST = 1024, 4096
-CPU_OPERATIONS_PER_BATCH = 0.3e12
+CPU_OPERATIONS_PER_BATCH = {4: 0.3e12, 2: 0.6e12}  # by bytes of a number
 
 # On a GPU, the matrix units are busy from some ten thousand tokens on.
 GPU_LEAST, GPU_MOST = 1024, 1 << 16
@@ -32,7 +32,8 @@ def choose_token_budget(model: PackedESM2, window: int) -> int:
 
 def _estimate_cpu(model: PackedESM2) -> int:
     operations_per_token = 24 * model.n_layers * model.embedding_dim**2
-    return _power_of_two(CPU_OPERATIONS_PER_BATCH / operations_per_token, CPU_LEAST, CPU_MOST)
+    operations = CPU_OPERATIONS_PER_BATCH[model.dtype.itemsize]
+    return _power_of_two(operations / operations_per_token, CPU_LEAST, CPU_MOST)
 
 
 @torch.inference_mode()

@@ -6,7 +6,7 @@ A checkpoint directory holds
     plan.json               the batch plan's settings, kept for every later attempt
     part-00001.<digest>.pt  digests and outputs of finished sequences; the name carries the
                             blake2b-128 of the file's bytes
-    journal.jsonl           one line a start and an end of every attempt
+    journal.jsonl           what happened in every attempt
     set-aside/              parts that were damaged or belong to another fingerprint
 """
 
@@ -27,8 +27,9 @@ import torch
 from filelock import FileLock, Timeout
 
 from spotesm.durable import publish, read_json, write_json
-from spotesm.failures import Journal, ShardBusyError
+from spotesm.failures import ShardBusyError
 from spotesm.fasta import DIGEST_BYTES
+from spotesm.journal import Journal
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +94,7 @@ class Checkpoints:
         self._writer = ThreadPoolExecutor(max_workers=1)
         self._writing: Future | None = None
         self._plan = directory / "plan.json"
+        self.token_budget = 0
         self.journal = Journal(directory / "journal.jsonl")
         self._bind()
         self._next_number = 1 + max((_part_number(path) for path in self._part_paths()), default=0)
@@ -142,11 +144,18 @@ class Checkpoints:
         with open(path, "rb") as file:
             if hashlib.file_digest(file, _new_digest).hexdigest() != path.name.split(".")[1]:
                 raise DamagedPart("is damaged")
-        part = torch.load(path, weights_only=True)
-        if part["fingerprint"] != self._fingerprint_digest:
+        try:
+            part = torch.load(path, weights_only=True)
+            fingerprint, digests, mean, reasons = (
+                part[key] for key in ("fingerprint", "digests", "mean", "reasons")
+            )
+        except OSError:
+            raise
+        except Exception as error:  # on foreign bytes torch's reader raises nearly anything
+            raise DamagedPart("is of another format") from error
+        if fingerprint != self._fingerprint_digest:
             raise DamagedPart("belongs to other settings")
-        digests = part["digests"].numpy().reshape(-1).view(f"S{DIGEST_BYTES}")
-        return Results(digests, part["mean"].numpy(), part["reasons"])
+        return Results(digests.numpy().reshape(-1).view(f"S{DIGEST_BYTES}"), mean.numpy(), reasons)
 
     # -- what this attempt adds ----------------------------------------------------------
 
@@ -206,13 +215,16 @@ class Checkpoints:
         none is asked for (0), the first attempt's `choose` decides.
         """
         if self._plan.exists() and (kept := read_json(self._plan))["requested"] == requested:
-            return kept["tokens_per_batch"]
-        budget = requested or choose()
-        write_json(self._plan, {"requested": requested, "tokens_per_batch": budget})
-        return budget
+            self.token_budget = kept["tokens_per_batch"]
+        else:
+            self.token_budget = requested or choose()
+            plan = {"requested": requested, "tokens_per_batch": self.token_budget}
+            write_json(self._plan, plan)
+        return self.token_budget
 
     def lower_token_budget(self, budget: int) -> None:
         """Remember a smaller budget for later attempts, after memory ran out."""
+        self.token_budget = budget
         write_json(self._plan, {**read_json(self._plan), "tokens_per_batch": budget})
 
     def remove_parts(self) -> None:

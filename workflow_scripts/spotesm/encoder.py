@@ -12,9 +12,12 @@ from torch import Tensor
 from spotesm.alphabet import tokenise
 from spotesm.batching import SPECIAL_TOKENS, window_starts
 from spotesm.esm2 import PackedESM2
-from spotesm.failures import NOT_FINITE, OUT_OF_MEMORY
+from spotesm.failures import NOT_FINITE, OUT_OF_MEMORY, classify
 
 log = logging.getLogger(__name__)
+
+_DOES_NOT_FIT = f"{OUT_OF_MEMORY}: does not fit on the device, even alone"
+_NOT_FINITE = f"{NOT_FINITE}: the model gives NaN or infinity, in float32 too"
 
 
 @dataclass(frozen=True)
@@ -72,6 +75,7 @@ class Encoder:
         load_model: makes the model in a precision; called once, and once more for float32 if
             another precision ever gives a value that is not finite.
         on_smaller_budget: told the new token budget when memory ran out and it was halved.
+        check_stop: called within long work; what it raises ends the work.
     """
 
     def __init__(
@@ -80,29 +84,33 @@ class Encoder:
         dtype: torch.dtype,
         window: int,
         overlap: int,
-        on_smaller_budget: Callable[[int], None],
+        on_smaller_budget: Callable[[int], None] = lambda _: None,
+        check_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self.load_model = load_model
         self.model = load_model(dtype)
         self.window = window
         self.overlap = overlap
         self.on_smaller_budget = on_smaller_budget
+        self.check_stop = check_stop
         self._exact_model: PackedESM2 | None = None
 
     def embed_each(
-        self, batches: Iterable[Sequence[bytes]], token_budget: int
+        self, batches: Iterable[Sequence[bytes]], token_budget: int, ahead: bool = True
     ) -> Iterator[tuple[np.ndarray, list[str]]]:
         """Yield the (k, D) float32 means over residues of the last layer, and k reasons.
 
-        A reason is empty, but for a sequence that could not be embedded and must be rejected.
-        Values at a residue that several windows cover are averaged. A batch that exceeds the
-        token budget, which only a long sequence does, goes through in several passes.
+        A reason is empty, but for a sequence that could not be embedded and must be rejected;
+        its row is zero. Values at a residue that several windows cover are averaged. A batch
+        that exceeds the token budget, which only a long sequence does, goes through in several
+        passes.
 
-        On a GPU the next batch is read, tokenised and on its way before the results of one are
-        waited for, so that the GPU always has work.
+        Args:
+            ahead: on a GPU, read, tokenise and launch the next batch before waiting for the
+                results of one, so that the GPU always has work.
         """
         self.token_budget = token_budget
-        lookahead = 1 if self.model.device.type == "cuda" else 0
+        lookahead = 1 if ahead and self.model.device.type == "cuda" else 0
         in_flight: deque[InFlight] = deque()
         for sequences in batches:
             in_flight.append(self._launch(sequences, self.model))
@@ -114,44 +122,43 @@ class Encoder:
     @torch.inference_mode()
     def _launch(self, sequences: Sequence[bytes], model: PackedESM2) -> InFlight:
         windows = [cut_windows(sequence, self.window, self.overlap) for sequence in sequences]
-        flat = [window for own in windows for window in own]
-        pooled, did_not_fit = self._run(flat, model)
+        pooled, did_not_fit = self._run([window for own in windows for window in own], model)
         # The windows of a sequence are neighbours, and add up to its mean.
         means = _sum_runs(pooled, [len(own) for own in windows])
+        finite = torch.isfinite(means).all(dim=1)
         owners = [index for index, own in enumerate(windows) for _ in own]
         reasons = [""] * len(sequences)
-        for window in did_not_fit:
-            reasons[owners[window]] = f"{OUT_OF_MEMORY}: does not fit on the device, even alone"
-        finite = torch.isfinite(means).all(dim=1)
+        for place in did_not_fit:
+            reasons[owners[place]] = _DOES_NOT_FIT
         if means.device.type != "cuda":
-            return InFlight(sequences, means, finite, reasons, lambda: None)
+            return InFlight(sequences, means, finite, reasons, arrived=lambda: None)
         down = [
             torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
             for x in (means, finite)
         ]
         event = torch.cuda.Event()
         event.record()
-        return InFlight(sequences, *down, reasons, event.synchronize)
+        return InFlight(sequences, *down, reasons, arrived=event.synchronize)
 
     def _collect(self, batch: InFlight) -> tuple[np.ndarray, list[str]]:
         batch.arrived()
         means, reasons = batch.means.numpy().copy(), list(batch.reasons)
         for index in np.flatnonzero(~batch.finite.numpy()):
-            if not reasons[index]:
+            reasons[index] = reasons[index] or _NOT_FINITE
+            if self.model.dtype != torch.float32 and reasons[index] == _NOT_FINITE:
                 means[index], reasons[index] = self._embed_exactly(batch.sequences[index])
+        means[[bool(reason) for reason in reasons]] = 0
         return means, reasons
 
     def _embed_exactly(self, sequence: bytes) -> tuple[np.ndarray, str]:
         """Embed one sequence in float32, after another precision gave NaN or infinity."""
-        if self.model.dtype == torch.float32:
-            return np.zeros(self.model.embedding_dim, np.float32), _NOT_FINITE_REASON
         if self._exact_model is None:
             log.warning("a value in %s is not finite: computing it in float32", self.model.dtype)
             self._exact_model = self.load_model(torch.float32)
         batch = self._launch([sequence], self._exact_model)
         batch.arrived()
-        finite = bool(batch.finite)
-        return batch.means.numpy()[0], batch.reasons[0] or ("" if finite else _NOT_FINITE_REASON)
+        reason = batch.reasons[0] or ("" if bool(batch.finite[0]) else _NOT_FINITE)
+        return batch.means.numpy()[0], reason
 
     def _run(self, windows: list[Window], model: PackedESM2) -> tuple[Tensor, list[int]]:
         """Run windows through the model in as few passes as the token budget allows.
@@ -166,9 +173,12 @@ class Encoder:
         while first < len(windows):
             end = self._end_of_pass(windows, first)
             try:
-                pooled.append(_pool(model, windows[first:end]))
-            except torch.OutOfMemoryError:
-                torch.cuda.empty_cache()
+                pooled.append(self._pool(windows[first:end], model))
+            except (RuntimeError, MemoryError) as error:
+                if classify(error) != OUT_OF_MEMORY:
+                    raise
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
                 if end - first > 1:
                     self._halve_budget(sum(len(window.tokens) for window in windows[first:end]))
                     continue
@@ -189,19 +199,13 @@ class Encoder:
         log.warning("out of memory with %d tokens; going on with half of them", tokens_tried)
         self.on_smaller_budget(self.token_budget)
 
-
-_NOT_FINITE_REASON = f"{NOT_FINITE}: the model gives NaN or infinity"
-
-
-def _pool(model: PackedESM2, windows: Sequence[Window]) -> Tensor:
-    """Run one pass; (w, D) float32, the weighted sum of each window's tokens."""
-    lengths = [len(window.tokens) for window in windows]
-    tokens, weights = (
-        _to_device(np.concatenate(arrays), model.device)
-        for arrays in zip(*((w.tokens, w.weights) for w in windows), strict=True)
-    )
-    hidden = model(tokens.int(), lengths)
-    return _sum_runs(hidden * weights.unsqueeze(1), lengths)
+    def _pool(self, windows: Sequence[Window], model: PackedESM2) -> Tensor:
+        """Run one pass; (w, D) float32, the weighted sum of each window's tokens."""
+        lengths = [len(window.tokens) for window in windows]
+        tokens = _to_device(np.concatenate([window.tokens for window in windows]), model.device)
+        weights = _to_device(np.concatenate([window.weights for window in windows]), model.device)
+        hidden = model(tokens.int(), lengths, self.check_stop)
+        return _sum_runs(hidden * weights.unsqueeze(1), lengths)
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:

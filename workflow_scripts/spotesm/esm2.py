@@ -5,7 +5,7 @@ norms see one large matrix; attention looks at each sequence by itself. The arit
 of fair-esm's `ESM2` (the reference of the tests), without its language-model head.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -45,12 +45,18 @@ class PackedESM2(nn.Module):
         self.final_norm = model.emb_layer_norm_after
         self.to(device).eval()
 
-    def forward(self, tokens: Tensor, lengths: Sequence[int]) -> Tensor:
+    def forward(
+        self,
+        tokens: Tensor,
+        lengths: Sequence[int],
+        before_layer: Callable[[], None] = lambda: None,
+    ) -> Tensor:
         """Return the last layer's representation of every token, after the final norm.
 
         Args:
             tokens: (T,) token numbers of all sequences, each with its BOS and EOS.
             lengths: tokens of each sequence, in the same order; their sum is T.
+            before_layer: called before each layer; what it raises ends the work.
 
         Returns:
             (T, D) float32.
@@ -59,6 +65,7 @@ class PackedESM2(nn.Module):
         attend = self.attention(lengths, self.device)
         rotation = rotation_of(lengths, self.head_dim).to(self.device, non_blocking=True)
         for layer in self.layers:
+            before_layer()
             x = layer(x, rotation, attend)
         return self.final_norm(x)
 

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from spotesm.failures import UserError
+from spotesm.failures import UserError, explain_host_fault
 from spotesm.preemption import Preempted
 from spotesm.progress import configure_logging
 
@@ -17,8 +17,8 @@ log = logging.getLogger(__name__)
 def step(log_file: str) -> Iterator[None]:
     """Run one step of the workflow: log to `log_file`, and end the process as it deserves.
 
-    Exit code 143 after SIGTERM and 130 after SIGINT, 1 with one line after a `UserError`. Any
-    other exception is a bug of ours and keeps its stack trace, in the log too.
+    Exit code 143 after SIGTERM and 130 after SIGINT, 1 with one line after a `UserError` or a
+    fault of the disk. Any other exception is a bug of ours and keeps its stack trace.
     """
     configure_logging(Path(log_file))
     try:
@@ -29,6 +29,10 @@ def step(log_file: str) -> Iterator[None]:
     except UserError as error:
         log.error("%s", error)
         sys.exit(1)
-    except Exception:
-        log.exception("unexpected error")
+    except Exception as error:
+        fault = explain_host_fault(error)
+        if fault:
+            log.error("%s", fault)
+        else:
+            log.exception("unexpected error")
         sys.exit(1)

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import time
 from types import FrameType
 
 log = logging.getLogger(__name__)
@@ -17,6 +18,9 @@ class Preempted(Exception):
         self.exit_code = 128 + signal_number
 
 
+GRACE_SECONDS = 2.0
+
+
 class StopRequest:
     """Whether a stop was asked for.
 
@@ -26,6 +30,7 @@ class StopRequest:
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._asked = 0.0
 
     def __enter__(self) -> "StopRequest":
         self._previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
@@ -38,6 +43,7 @@ class StopRequest:
     def _note(self, number: int, _frame: FrameType | None) -> None:
         if self.signal is None:
             self.signal = number
+            self._asked = time.monotonic()
 
     def __bool__(self) -> bool:
         return self.signal is not None
@@ -45,4 +51,12 @@ class StopRequest:
     def leave_if_asked(self) -> None:
         """Raise `Preempted` if a stop was asked for; call where everything done is on disk."""
         if self.signal is not None:
+            raise Preempted(self.signal)
+
+    def leave_if_overdue(self) -> None:
+        """Raise `Preempted` if a stop was asked for some time ago; call within long work.
+
+        So a batch in flight is finished if that is quick, and abandoned if not.
+        """
+        if self.signal is not None and time.monotonic() - self._asked > GRACE_SECONDS:
             raise Preempted(self.signal)

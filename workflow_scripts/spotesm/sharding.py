@@ -179,6 +179,13 @@ class Shard:
                 if line.startswith(">"):
                     yield line.rstrip("\n").split(" ", 1)[1]
 
+    def ids_of(self, which: np.ndarray) -> list[str]:
+        """Return the id of the first record that has each of the sequences `which`."""
+        first = {}
+        for identifier, sequence in zip(self.read_ids(), self.sequence_of_record, strict=True):
+            first.setdefault(int(sequence), identifier)
+        return [first[int(index)] for index in which]
+
     def find(self, digests: np.ndarray) -> np.ndarray:
         """Return the index of each of `digests` (k,) S16 in `self.digests`; -1 where absent."""
         if not len(self.digests):

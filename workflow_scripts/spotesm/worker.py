@@ -1,16 +1,17 @@
 """The worker: embed one shard on one device, and lose nothing when it is taken away."""
 
-import itertools
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import Path
 
 import h5py
 import numpy as np
 import torch
 
+from spotesm.attempts import Attempt, journal_attempt
 from spotesm.batching import count_tokens, plan_batches
 from spotesm.budget import choose_token_budget
 from spotesm.checkpoints import Checkpoints, Results, Thresholds, open_checkpoints
@@ -18,8 +19,8 @@ from spotesm.devices import lease_device
 from spotesm.durable import replacing
 from spotesm.encoder import Encoder
 from spotesm.esm2 import PackedESM2
-from spotesm.failures import IncompleteError
-from spotesm.preemption import Preempted, StopRequest
+from spotesm.failures import CUDA_RUNTIME, IncompleteError
+from spotesm.preemption import StopRequest
 from spotesm.progress import Progress
 from spotesm.sharding import Shard
 from spotesm.storage import ShardWriter, check_shard
@@ -84,26 +85,20 @@ def embed_shard(job: ShardJob) -> None:
                 log.info("%s: another process has finished this shard meanwhile", job.output)
                 return
             with (
-                journal_attempt(job, checkpoints) as attempt,
+                journal_attempt(checkpoints, shard, device, job.restart) as attempt,
                 create_shard_file(job.output, shard, weights, settings) as writer,
             ):
                 done = find_done(job, shard, checkpoints)
-                tokens = count_tokens(shard.lengths, job.window, job.overlap)
-                progress = Progress(tokens, done)
                 keep = checkpoints.add if job.checkpointing else writer.add
-                if not done.all():
-                    encoder = start_encoder(job, weights, device, checkpoints)
-                    token_budget = checkpoints.fix_token_budget(
-                        job.tokens_per_batch, lambda: choose_token_budget(encoder.model, job.window)
-                    )
-                    batches = plan_remaining(tokens, token_budget, done)
-                    reading = (shard.read_sequences(batch) for batch in until(stop, batches))
-                    embedded = encoder.embed_each(reading, token_budget)
-                    for batch, (means, reasons) in zip(batches, embedded, strict=False):
-                        keep(Results(shard.digests[batch], means, reasons))
+                progress = Progress(count_tokens(shard.lengths, job.window, job.overlap), done)
+                try:
+                    for batch, results in embed_remaining(
+                        job, shard, weights, device, checkpoints, attempt, stop, done
+                    ):
+                        keep(results)
                         progress.advance(batch)
-                checkpoints.flush()
-                attempt["computed"] = progress.computed
+                finally:
+                    checkpoints.flush()  # whatever ended the work, what it computed is kept
                 stop.leave_if_asked()
 
                 for part in read_parts(job, checkpoints):
@@ -115,12 +110,59 @@ def embed_shard(job: ShardJob) -> None:
                         "weights": weights.source,
                         "n_resumed": progress.resumed,
                         "n_computed": progress.computed,
-                        "attempts": attempt["attempt"],
+                        "attempts": attempt.number,
                         "seconds": progress.seconds,
                     },
                 )
             if not job.keep_parts:
                 checkpoints.remove_parts()
+
+
+def embed_remaining(
+    job: ShardJob,
+    shard: Shard,
+    weights: Weights,
+    device: torch.device,
+    checkpoints: Checkpoints,
+    attempt: Attempt,
+    stop: StopRequest,
+    done: np.ndarray,
+) -> Iterator[tuple[np.ndarray, Results]]:
+    """Yield the indices and results of one batch after another, until all is done or a stop asked.
+
+    Sequences that were in flight when CUDA failed come first, one by one; those that have
+    killed two attempts are rejected.
+    """
+    if done.all():
+        return
+    condemned = attempt.condemned[~done[attempt.condemned]]
+    suspects = attempt.suspects[~done[attempt.suspects]]
+    if len(condemned):
+        yield condemned, reject(shard, condemned, weights, f"{CUDA_RUNTIME}: killed two attempts")
+    encoder = start_encoder(job, weights, device, checkpoints, stop)
+    token_budget = checkpoints.fix_token_budget(
+        job.tokens_per_batch, lambda: choose_token_budget(encoder.model, job.window)
+    )
+    if len(suspects):
+        log.warning("%d sequences were in flight when CUDA failed: one by one", len(suspects))
+        list(encoder.embed_each([[b"M"]], token_budget))  # a broken GPU must not be blamed on them
+    settled = done.copy()
+    settled[condemned] = settled[suspects] = True
+    tokens = count_tokens(shard.lengths, job.window, job.overlap)
+    rest = plan_remaining(tokens, token_budget, settled)
+    for batches, ahead in ((suspects.reshape(-1, 1), False), (rest, True)):
+        launching = attempt.launching(takewhile(lambda _: not stop, batches))
+        reading = (shard.read_sequences(batch) for batch in launching)
+        embedded = encoder.embed_each(reading, token_budget, ahead)
+        for batch, (means, reasons) in zip(batches, embedded, strict=False):
+            attempt.landed()
+            yield batch, Results(shard.digests[batch], means, reasons)
+
+
+def reject(shard: Shard, which: np.ndarray, weights: Weights, reason: str) -> Results:
+    """Return results without values."""
+    means = np.zeros((len(which), weights.architecture.embedding_dim), np.float32)
+    return Results(shard.digests[which], means, [reason] * len(which))
 
 
 def describe_settings(job: ShardJob, weights: Weights, device: torch.device) -> dict:
@@ -144,7 +186,11 @@ def resolve_precision(precision: str, device: torch.device) -> str:
 
 
 def start_encoder(
-    job: ShardJob, weights: Weights, device: torch.device, checkpoints: Checkpoints
+    job: ShardJob,
+    weights: Weights,
+    device: torch.device,
+    checkpoints: Checkpoints,
+    stop: StopRequest,
 ) -> Encoder:
     """Load the model onto the device."""
     precision = checkpoints.fingerprint["precision"]
@@ -153,15 +199,11 @@ def start_encoder(
         dtype=getattr(torch, precision),
         window=job.window,
         overlap=job.overlap,
-        on_smaller_budget=lambda budget: checkpoints.lower_token_budget(budget),
+        on_smaller_budget=checkpoints.lower_token_budget,
+        check_stop=stop.leave_if_overdue,
     )
     log.info("%s in %s, %s", weights.model, precision, encoder.model.attention.__name__)
     return encoder
-
-
-def until(stop: StopRequest, batches: list[np.ndarray]) -> Iterator[np.ndarray]:
-    """Yield batches until a stop is asked for."""
-    return itertools.takewhile(lambda _: not stop, batches)
 
 
 def is_complete(output: Path, shard: Shard, checkpoints: Checkpoints) -> bool:
@@ -178,27 +220,6 @@ def is_complete(output: Path, shard: Shard, checkpoints: Checkpoints) -> bool:
         log.warning("%s; computing it again", error)
         return False
     return True
-
-
-@contextmanager
-def journal_attempt(job: ShardJob, checkpoints: Checkpoints) -> Iterator[dict]:
-    """Write an attempt's start and end to the journal; yields the facts that the end carries."""
-    journal = checkpoints.journal
-    earlier = [entry for entry in journal.read_since_completed() if entry["event"] == "start"]
-    if job.restart and not any(entry["restart"] == job.restart for entry in earlier):
-        log.warning("forced restart: checkpoints of earlier runs are ignored")
-        checkpoints.start_anew()
-    facts = {"attempt": len(earlier) + 1, "computed": 0}
-    journal.record("start", attempt=facts["attempt"], restart=job.restart)
-    try:
-        yield facts
-    except Preempted as stop:
-        journal.record("stopped", **facts, message=str(stop))
-        raise
-    except Exception as error:
-        journal.record("failed", **facts, type=type(error).__name__, message=str(error))
-        raise
-    journal.record("completed", **facts)
 
 
 @contextmanager

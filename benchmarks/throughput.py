@@ -1,0 +1,406 @@
+"""How fast is the engine: against fair-esm, against Hugging Face, against the hardware.
+
+    make bench
+    .venv/bin/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --precision bfloat16
+
+All contestants embed the same sequences with the same weights in one process, in turn, several
+times over; their embeddings are compared, so that nobody wins by doing something else. A ratio
+is taken within each round, so that a busy machine slows both sides. Floating-point operations are
+those that the sequences need (24 L D^2 a token, 4 L D l^2 a sequence of l tokens), whatever a
+contestant computes beyond that.
+"""
+
+import argparse
+import itertools
+import json
+import platform
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import esm
+import numpy as np
+import torch
+from spotesm.batching import count_tokens, plan_batches
+from spotesm.budget import choose_token_budget
+from spotesm.checkpoints import Thresholds
+from spotesm.encoder import Encoder
+from spotesm.esm2 import PackedESM2
+from spotesm.fasta import normalise_sequence, read_fasta
+from spotesm.sharding import split_fasta
+from spotesm.weights import ARCHITECTURES, UNTRAINED, Architecture, fetch_weights, load_model
+from spotesm.worker import ShardJob, embed_shard
+from transformers import EsmConfig, EsmModel
+
+MOST_RESIDUES = 1022
+FAIR_ESM_TOKENS = 4096  # the default of fair-esm's extract.py
+HUGGING_FACE_TOKENS = 4096
+
+# Lengths of the 1,162 proteins of DisProt, clustered (disprot.org, CC BY 4.0): every fortieth part.
+LENGTH_QUANTILES = [
+    *(24, 69, 83, 94, 103, 110, 118, 130, 143, 156, 168, 184, 196, 210, 225, 241, 262, 276, 296),
+    *(326, 348, 370, 392, 419, 444, 468, 498, 522, 560, 592, 638, 670, 720, 765, 827, 893, 1023),
+    *(1205, 1475, 1937, 34350),
+]
+
+
+def main() -> None:
+    """Measure and print; write JSON if asked to."""
+    arguments = parse_arguments()
+    torch.manual_seed(0)
+    device = torch.device(arguments.device)
+    dtype = getattr(torch, arguments.precision)
+    architecture = ARCHITECTURES[arguments.model]
+    sequences = read_sequences(arguments.fasta, arguments.sequences)
+    tokens = sum(len(sequence) + 2 for sequence in sequences)
+    operations = sum(count_operations(architecture, len(sequence) + 2) for sequence in sequences)
+    print(f"{describe(device)}; torch {torch.__version__}")
+    print(f"{arguments.model}, {arguments.precision}: {len(sequences)} sequences, {tokens} tokens")
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = Path(folder, "weights.json")
+        fetch_weights(arguments.model, UNTRAINED, manifest.parent, manifest)
+        weights = Path(folder, f"{arguments.model}.pt")
+        contestants = {
+            "spotesm": spotesm_contestant(load_model(weights, architecture), device, dtype),
+            "fair-esm": fair_esm_contestant(load_model(weights, architecture), device),
+            "huggingface-sdpa": hugging_face_contestant(
+                load_model(weights, architecture), device, dtype
+            ),
+        }
+        check_agreement(contestants, sequences)
+        roofs, seconds = measure(contestants, sequences, architecture, device, dtype, arguments)
+        report(seconds, roofs, tokens, operations, arguments)
+        if arguments.worker:
+            time_worker(sequences, manifest, seconds["spotesm"], arguments, Path(folder))
+
+
+def parse_arguments() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--model", choices=ARCHITECTURES, default="esm2_t6_8M_UR50D")
+    parser.add_argument(
+        "--precision", choices=["float32", "bfloat16", "float16"], default="float32"
+    )
+    parser.add_argument("--fasta", type=Path, help="proteins; random ones of real lengths if none")
+    parser.add_argument("--sequences", type=int, default=200, help="how many")
+    parser.add_argument("--repeats", type=int, default=3, help="rounds")
+    parser.add_argument("--worker", action="store_true", help="time the whole embed_shard as well")
+    parser.add_argument("--json", type=Path, help="write the numbers to this file")
+    return parser.parse_args()
+
+
+def describe(device: torch.device) -> str:
+    """Say what machine this is."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    cpus = Path("/proc/cpuinfo").read_text() if platform.system() == "Linux" else ""
+    name = cpus.partition("model name\t: ")[2].partition("\n")[0] or platform.processor()
+    return f"{name}, {torch.get_num_threads()} threads, {torch.backends.cpu.get_cpu_capability()}"
+
+
+def read_sequences(fasta: Path | None, count: int) -> list[str]:
+    """Return proteins of at most `MOST_RESIDUES`, longer ones cut."""
+    rng = random.Random(0)
+    if fasta:
+        sequences = [normalise_sequence(raw)[0].decode() for _, raw in read_fasta(fasta)]
+        rng.shuffle(sequences)
+    else:
+        places = [rng.uniform(0, len(LENGTH_QUANTILES) - 1) for _ in range(count)]
+        lengths = np.interp(places, range(len(LENGTH_QUANTILES)), LENGTH_QUANTILES)
+        sequences = ["".join(rng.choices("ACDEFGHIKLMNPQRSTVWY", k=int(n))) for n in lengths]
+    return [sequence[:MOST_RESIDUES] for sequence in sequences[:count]]
+
+
+def count_operations(architecture: Architecture, tokens: int) -> int:
+    """Return the floating-point operations that one sequence needs."""
+    layers, dim = architecture.layers, architecture.embedding_dim
+    return 24 * layers * dim**2 * tokens + 4 * layers * dim * tokens**2
+
+
+# -- the contestants: each maps sequences to their means over residues, (n, D) -----------------
+
+Contestant = Callable[[list[str]], np.ndarray]
+
+
+def spotesm_contestant(
+    model: esm.model.esm2.ESM2, device: torch.device, dtype: torch.dtype
+) -> Contestant:
+    """Our packed forward, batched as `embed_shard` does."""
+    packed = PackedESM2(model, device, dtype)
+    encoder = Encoder(lambda _: packed, dtype, MOST_RESIDUES, 0)
+    token_budget = choose_token_budget(packed, MOST_RESIDUES)
+
+    def embed(sequences: list[str]) -> np.ndarray:
+        lengths = np.array([len(sequence) for sequence in sequences])
+        batches = plan_batches(count_tokens(lengths, MOST_RESIDUES, 0), token_budget)
+        reading = ([sequences[i].encode() for i in batch] for batch in batches)
+        means = np.empty((len(sequences), packed.embedding_dim), np.float32)
+        for batch, (values, _) in zip(
+            batches, encoder.embed_each(reading, token_budget), strict=True
+        ):
+            means[batch] = values
+        return means
+
+    return embed
+
+
+def fair_esm_contestant(model: esm.model.esm2.ESM2, device: torch.device) -> Contestant:
+    """What fair-esm's extract.py does: its batches, its padded float32 forward, its means."""
+    model = model.to(device)
+    layer = model.num_layers
+
+    @torch.inference_mode()
+    def embed(sequences: list[str]) -> np.ndarray:
+        names = [str(i) for i in range(len(sequences))]
+        dataset = esm.FastaBatchedDataset(names, sequences)
+        loader = torch.utils.data.DataLoader(
+            dataset,
+            collate_fn=model.alphabet.get_batch_converter(MOST_RESIDUES),
+            batch_sampler=dataset.get_batch_indices(FAIR_ESM_TOKENS, extra_toks_per_seq=1),
+        )
+        means = np.empty((len(sequences), model.embed_dim), np.float32)
+        for labels, strings, tokens in loader:
+            tokens = tokens.to(device)
+            hidden = model(tokens, repr_layers=[layer])["representations"][layer].cpu()
+            for row, (label, string) in enumerate(zip(labels, strings, strict=True)):
+                means[int(label)] = hidden[row, 1 : len(string) + 1].mean(0)
+        return means
+
+    return embed
+
+
+def hugging_face_contestant(
+    model: esm.model.esm2.ESM2, device: torch.device, dtype: torch.dtype
+) -> Contestant:
+    """Hugging Face's EsmModel with SDPA, on batches of sequences sorted by length."""
+    config = EsmConfig(
+        vocab_size=33,
+        mask_token_id=model.mask_idx,
+        pad_token_id=model.padding_idx,
+        hidden_size=model.embed_dim,
+        num_hidden_layers=model.num_layers,
+        num_attention_heads=model.attention_heads,
+        intermediate_size=4 * model.embed_dim,
+        position_embedding_type="rotary",
+        token_dropout=True,
+        attn_implementation="sdpa",
+    )
+    other = EsmModel(config, add_pooling_layer=False)
+    # What is missing are constants and the head for contacts; check_agreement would see the rest.
+    other.load_state_dict(hugging_face_names(model.state_dict()), strict=False)
+    other = other.to(device, dtype).eval()
+    convert = model.alphabet.get_batch_converter()
+
+    @torch.inference_mode()
+    def embed(sequences: list[str]) -> np.ndarray:
+        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+        means = np.empty((len(sequences), model.embed_dim), np.float32)
+        while order:
+            size = max(1, HUGGING_FACE_TOKENS // (len(sequences[order[0]]) + 2))
+            batch, order = order[:size], order[size:]
+            _, _, tokens = convert([("", sequences[i]) for i in batch])
+            mask = tokens != model.padding_idx
+            hidden = other(tokens.to(device), attention_mask=mask.to(device)).last_hidden_state
+            inner = mask.clone()
+            inner[:, 0] = False
+            inner[range(len(batch)), mask.sum(1) - 1] = False
+            weights = (inner / inner.sum(1, keepdim=True)).to(device)
+            means[batch] = torch.einsum("bld,bl->bd", hidden.float(), weights).cpu()
+        return means
+
+    return embed
+
+
+def hugging_face_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename fair-esm's parameters of the encoder as `EsmModel` calls them."""
+    inner = {
+        "self_attn.q_proj": "attention.self.query",
+        "self_attn.k_proj": "attention.self.key",
+        "self_attn.v_proj": "attention.self.value",
+        "self_attn.out_proj": "attention.output.dense",
+        "self_attn_layer_norm": "attention.LayerNorm",
+        "fc1": "intermediate.dense",
+        "fc2": "output.dense",
+        "final_layer_norm": "LayerNorm",
+    }
+    renamed = {"embeddings.word_embeddings.weight": state["embed_tokens.weight"]}
+    for name, value in state.items():
+        if name.startswith("emb_layer_norm_after."):
+            renamed[name.replace("emb_layer_norm_after", "encoder.emb_layer_norm_after")] = value
+        if name.startswith("layers."):
+            _, layer, module, parameter = (
+                *name.split(".", 2)[:2],
+                *name.split(".", 2)[2].rsplit(".", 1),
+            )
+            if module in inner:
+                renamed[f"encoder.layer.{layer}.{inner[module]}.{parameter}"] = value
+    return renamed
+
+
+def check_agreement(contestants: dict[str, Contestant], sequences: list[str]) -> None:
+    """Embed a few sequences with all contestants, which also warms them up."""
+    few = sequences[:8]
+    reference = contestants["fair-esm"](few)
+    for name, embed in contestants.items():
+        means = embed(few)
+        norms = np.linalg.norm(means, axis=1) * np.linalg.norm(reference, axis=1)
+        cosine = ((means * reference).sum(1) / norms).min()
+        if not cosine > 0.999:
+            raise SystemExit(f"{name} computes something else: cosine {cosine:.5f} to fair-esm")
+
+
+# -- measuring ---------------------------------------------------------------------------------
+
+
+def measure(
+    contestants: dict[str, Contestant],
+    sequences: list[str],
+    architecture: Architecture,
+    device: torch.device,
+    dtype: torch.dtype,
+    arguments: argparse.Namespace,
+) -> tuple[list[float], dict[str, list[float]]]:
+    """Return the roof (FLOP/s) and the seconds of each contestant, in every round."""
+    roofs = []
+    seconds: dict[str, list[float]] = {name: [] for name in contestants}
+    for _ in range(arguments.repeats):
+        roofs.append(measure_roof(architecture, device, dtype))
+        for name, embed in contestants.items():
+            start = time.perf_counter()
+            embed(sequences)
+            seconds[name].append(time.perf_counter() - start)
+    return roofs, seconds
+
+
+def measure_roof(architecture: Architecture, device: torch.device, dtype: torch.dtype) -> float:
+    """Return the best rate of a matrix product, over the model's own shapes and a large square."""
+    rows, dim = (
+        (16384, architecture.embedding_dim)
+        if device.type == "cuda"
+        else (
+            2048,
+            architecture.embedding_dim,
+        )
+    )
+    square = 8192 if device.type == "cuda" else 2048
+    shapes = [(rows, dim, 4 * dim), (rows, 4 * dim, dim), (square, square, square)]
+    return max(time_product(shape, device, dtype) for shape in shapes)
+
+
+def time_product(shape: tuple[int, int, int], device: torch.device, dtype: torch.dtype) -> float:
+    """Return the FLOP/s of (m, k) times (k, n), over about half a second."""
+    m, k, n = shape
+    x = torch.randn(m, k, device=device).to(dtype)
+    weight = torch.randn(n, k, device=device).to(dtype)
+    deadline = time.perf_counter() + 0.2  # warm up
+    while time.perf_counter() < deadline:
+        torch.nn.functional.linear(x, weight)
+        synchronise(device)
+    start = time.perf_counter()
+    for count in itertools.count(1):
+        for _ in range(20):
+            torch.nn.functional.linear(x, weight)
+        synchronise(device)
+        if (elapsed := time.perf_counter() - start) > 0.5:
+            return 2 * m * k * n * 20 * count / elapsed
+    raise AssertionError("unreachable")
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def report(
+    seconds: dict[str, list[float]],
+    roofs: list[float],
+    tokens: int,
+    operations: int,
+    arguments: argparse.Namespace,
+) -> None:
+    """Print medians, and ratios with their spread over the rounds."""
+    roof = statistics.median(roofs)
+    numbers = {}
+    print(f"{'':18}{'tokens/s':>10}{'GFLOP/s':>10}{'of roof':>9}   spotesm is faster by")
+    for name, times in seconds.items():
+        median = statistics.median(times)
+        ratios = [t / ours for t, ours in zip(times, seconds["spotesm"], strict=True)]
+        numbers[name] = {
+            "tokens_per_s": tokens / median,
+            "flops_per_s": operations / median,
+            "share_of_roof": operations / median / roof,
+        }
+        print(
+            f"{name:18}{tokens / median:10,.0f}{operations / median / 1e9:10,.0f}"
+            f"{operations / median / roof:9.0%}   {statistics.median(ratios):.2f}"
+            f" ({min(ratios):.2f} to {max(ratios):.2f})"
+        )
+    print(f"{'matrix products':18}{'':10}{roof / 1e9:10,.0f}{1:9.0%}")
+    if arguments.json:
+        content = {
+            "contestants": numbers,
+            "roof_flops_per_s": roof,
+            "device": describe(torch.device(arguments.device)),
+            "model": arguments.model,
+            "precision": arguments.precision,
+        }
+        arguments.json.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def time_worker(
+    sequences: list[str],
+    manifest: Path,
+    forward_seconds: list[float],
+    arguments: argparse.Namespace,
+    folder: Path,
+) -> None:
+    """Time `embed_shard`, start-up apart, with checkpoints and without, against the forward."""
+    forward = statistics.median(forward_seconds)
+    print(f"embed_shard, against {forward:.1f} s of the bare forward (start-up apart):")
+    for checkpointing in (True, False):
+        whole = time_shard(sequences, manifest, arguments, folder / "all", checkpointing)
+        start_up = time_shard(["M"], manifest, arguments, folder / "one", checkpointing)
+        label = "with" if checkpointing else "without"
+        print(
+            f"  {label} checkpoints: {whole - start_up:.1f} s, {(whole - start_up) / forward:.3f}"
+        )
+
+
+def time_shard(
+    sequences: list[str],
+    manifest: Path,
+    arguments: argparse.Namespace,
+    folder: Path,
+    checkpointing: bool,
+) -> float:
+    """Return the seconds of a whole job; a part every 50 sequences, far more often than usual."""
+    folder.mkdir(exist_ok=True)
+    fasta, shard = folder / "in.fasta", folder / "1-of-1.fasta"
+    fasta.write_text("".join(f">{i}\n{sequence}\n" for i, sequence in enumerate(sequences)))
+    split_fasta([fasta], [shard], folder / "rejected.tsv", folder / "split.json")
+    job = ShardJob(
+        fasta=shard,
+        output=folder / "1-of-1.h5",
+        weights=manifest,
+        checkpoints=folder / "checkpoints",
+        window=MOST_RESIDUES,
+        overlap=256,
+        precision=arguments.precision,
+        tokens_per_batch=0,
+        thresholds=Thresholds(sequences=50, seconds=300, bytes=1 << 30),
+        checkpointing=checkpointing,
+    )
+    start = time.perf_counter()
+    embed_shard(job)
+    elapsed = time.perf_counter() - start
+    job.output.unlink()
+    return elapsed
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,59 @@
+"""A journal of what happened to a shard, over all attempts."""
+
+import json
+import os
+import socket
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import BinaryIO
+
+
+class Journal:
+    """One JSON line an event.
+
+    Snakemake deletes a job's log file before each attempt, so what happened is kept here.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def record(self, event: str, **facts: object) -> None:
+        """Append a line, durably."""
+        line = {
+            "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+            "event": event,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            **facts,
+        }
+        with open(self.path, "a+b") as file:
+            # What a crash cut short must not swallow this line.
+            start = b"" if self._ends_a_line(file) else b"\n"
+            file.write(start + json.dumps(line).encode() + b"\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+    @staticmethod
+    def _ends_a_line(file: BinaryIO) -> bool:
+        if not file.seek(0, os.SEEK_END):
+            return True
+        file.seek(-1, os.SEEK_END)
+        return file.read(1) == b"\n"
+
+    def read(self) -> list[dict]:
+        """Return all lines, oldest first; what a crash cut short is left out."""
+        if not self.path.exists():
+            return []
+        entries = []
+        for line in self.path.read_bytes().splitlines():
+            try:
+                entries.append(json.loads(line))
+            except ValueError:
+                continue
+        return entries
+
+    def read_since_completed(self) -> list[dict]:
+        """Return the lines of the work in hand: those after the shard was last completed."""
+        entries = self.read()
+        completed = [place for place, entry in enumerate(entries) if entry["event"] == "completed"]
+        return entries[completed[-1] + 1 :] if completed else entries
