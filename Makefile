@@ -4,7 +4,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONPATH := $(CURDIR)/workflow_scripts
 
-.PHONY: run test lint bench
+.PHONY: run test lint chaos bench
 
 run: .venv/installed
 	$(BIN)/snakemake
@@ -18,6 +18,10 @@ lint: .venv/installed
 	$(BIN)/ruff format --check
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
+
+# Two hundred random faults; about half an hour.
+chaos: .venv/installed
+	CHAOS_FAULTS=200 $(BIN)/pytest -m chaos -s
 
 bench: .venv/installed
 	$(BIN)/pip install --disable-pip-version-check --quiet --requirement benchmarks/requirements.txt

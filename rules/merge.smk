@@ -14,6 +14,7 @@ rule merge_shards:
     conda:
         "../envs/spotesm.yaml"
     params:
+        max_rejected=config["max_rejected"],
         config=untracked(config),
     message:
         "Merging the shards of {wildcards.dataset}"

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import resource
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -13,7 +14,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 from spotesm.checkpoints import Thresholds
-from spotesm.job import step
+from spotesm.job import FAULTS, step
 from spotesm.sharding import split_fasta
 from spotesm.worker import ShardJob, embed_shard
 
@@ -22,7 +23,7 @@ POLL_SECONDS = 0.001
 
 # New processes inherit the imported libraries: twenty starts do not load torch twenty times.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["spotesm.worker", "shards"])
+_context.set_forkserver_preload(["spotesm.worker", "spotesm.faults", "shards"])
 
 OFTEN = Thresholds(sequences=5, seconds=3600, bytes=1 << 30)
 
@@ -45,15 +46,22 @@ def make_job(folder: Path, fasta: Path, weights_manifest: Path, **changes: objec
     return dataclasses.replace(job, **changes)
 
 
-def _work(job: ShardJob, log: str) -> None:
+def _work(job: ShardJob, log: str, faults: str, file_size: int) -> None:
+    os.environ[FAULTS] = faults
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     with step(log):
         embed_shard(job)
 
 
 @contextlib.contextmanager
-def running(job: ShardJob) -> Iterator[multiprocessing.Process]:
-    """Start the job in a process of its own; whatever happens, it is gone afterwards."""
-    process = _context.Process(target=_work, args=(job, str(log_of(job))))
+def running(
+    job: ShardJob, faults: str = "", file_size: int = resource.RLIM_INFINITY
+) -> Iterator[multiprocessing.Process]:
+    """Start the job in a process of its own; whatever happens, it is gone afterwards.
+
+    `faults` are those of `spotesm.faults`; no file may grow beyond `file_size` bytes.
+    """
+    process = _context.Process(target=_work, args=(job, str(log_of(job)), faults, file_size))
     process.start()
     try:
         yield process
@@ -62,9 +70,9 @@ def running(job: ShardJob) -> Iterator[multiprocessing.Process]:
         process.join()
 
 
-def run(job: ShardJob) -> int:
+def run(job: ShardJob, faults: str = "", file_size: int = resource.RLIM_INFINITY) -> int:
     """Run the job to its end, in a process of its own; the exit code."""
-    with running(job) as process:
+    with running(job, faults, file_size) as process:
         process.join(WAIT_SECONDS)
         assert process.exitcode is not None, "the job did not end"
         return process.exitcode

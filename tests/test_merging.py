@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import json
 import random
 from pathlib import Path
@@ -8,7 +9,7 @@ import numpy as np
 import pytest
 from spotesm import merging
 from spotesm.durable import write_json
-from spotesm.failures import IncompleteError
+from spotesm.failures import IncompleteError, TooManyRejectedError
 from spotesm.merging import MergeJob, merge_shards
 
 DIM = 4
@@ -67,6 +68,7 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MergeJob:
         output=tmp_path / "embeddings.h5",
         rejected=tmp_path / "rejected.tsv",
         summary=tmp_path / "summary.json",
+        max_rejected=0.06,
         config={"shards": 3},
     )
 
@@ -163,3 +165,11 @@ def test_what_does_not_add_up_is_refused(job: MergeJob, break_it: object) -> Non
     assert not job.output.exists()
     assert not job.summary.exists()
     assert not list(job.output.parent.glob(".*.tmp"))
+
+
+def test_too_many_rejected_records_fail_the_merge(job: MergeJob) -> None:
+    message = r"3 of 50 records were rejected \(2 empty, 1 not_finite\).*max_rejected: 0.05"
+    with pytest.raises(TooManyRejectedError, match=message):
+        merge_shards(dataclasses.replace(job, max_rejected=0.05))
+    assert not job.output.exists()
+    assert all(shard.exists() for shard in job.shards)

@@ -14,6 +14,7 @@ with step(snakemake.log[0]):
             output=Path(snakemake.output.embeddings),
             rejected=Path(snakemake.output.rejected),
             summary=Path(snakemake.output.summary),
+            max_rejected=snakemake.params.max_rejected,
             config=snakemake.params.config,
         )
     )

@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -41,17 +42,36 @@ def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(process.args, process.returncode, output)
 
 
-@contextlib.contextmanager
-def running_snakemake(folder: Path, *arguments: str) -> Iterator[subprocess.Popen]:
-    """Start Snakemake in a process group of its own; afterwards nothing of it is left."""
-    process = subprocess.Popen(
+def start_snakemake(
+    folder: Path,
+    *arguments: str,
+    stdout: int = subprocess.PIPE,
+    file_size: int = resource.RLIM_INFINITY,
+    **environment: str,
+) -> subprocess.Popen:
+    """Start Snakemake in a process group of its own; no file may grow beyond `file_size` bytes."""
+    return subprocess.Popen(
         _command(folder, arguments),
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.STDOUT,
         text=True,
-        env=_environment(folder),
+        cwd=folder,
+        env={**_environment(folder), **environment},
         start_new_session=True,
+        preexec_fn=lambda: _prepare(file_size),
     )
+
+
+def _prepare(file_size: int) -> None:
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    # A shell that runs the tests in the background has SIGINT ignored, and children inherit that.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def running_snakemake(folder: Path, *arguments: str) -> Iterator[subprocess.Popen]:
+    """Start Snakemake; afterwards nothing of it is left."""
+    process = start_snakemake(folder, *arguments)
     try:
         yield process
     finally:

@@ -37,7 +37,7 @@ def records() -> list[tuple[str, str]]:
 def prepare(folder: Path, records: list[tuple[str, str]], **keys: object) -> tuple[str, ...]:
     """Write records, some of them broken, as the dataset `d`; the arguments that embed it."""
     write_fasta(folder / "in.fasta", [*records, ("empty", ""), ("stop", "MK*V")])
-    config = write_config(folder, datasets={"d": "in.fasta"}, **keys)
+    config = write_config(folder, datasets={"d": "in.fasta"}, max_rejected=0.1, **keys)
     return ("--configfile", str(config))
 
 

@@ -10,7 +10,8 @@ import numpy as np
 import torch
 
 from spotesm.checkpoints import Checkpoints
-from spotesm.failures import CUDA_RUNTIME, classify
+from spotesm.classification import classify
+from spotesm.failures import CUDA_RUNTIME
 from spotesm.preemption import Preempted
 from spotesm.sharding import Shard
 

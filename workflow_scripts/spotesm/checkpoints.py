@@ -199,11 +199,14 @@ class Checkpoints:
             "mean": torch.from_numpy(results.mean),
             "reasons": results.reasons,
         }
-        with open(temporary, "wb") as file:
-            torch.save(content, file)
-        with open(temporary, "rb") as file:
-            digest = hashlib.file_digest(file, _new_digest).hexdigest()
-        publish(temporary, self.directory / f"part-{number:05d}.{digest}.pt")
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(content, file)
+            with open(temporary, "rb") as file:
+                digest = hashlib.file_digest(file, _new_digest).hexdigest()
+            publish(temporary, self.directory / f"part-{number:05d}.{digest}.pt")
+        finally:
+            temporary.unlink(missing_ok=True)  # on a full disk, half a part is in the way
         log.info("checkpoint %d: %d sequences", number, len(results.digests))
 
     # -- the plan, and the end --------------------------------------------------------------

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from spotesm.alphabet import tokenise
 from spotesm.batching import SPECIAL_TOKENS, window_starts
+from spotesm.classification import classify
 from spotesm.esm2 import PackedESM2
-from spotesm.failures import NOT_FINITE, OUT_OF_MEMORY, classify
+from spotesm.failures import NOT_FINITE, OUT_OF_MEMORY
 
 log = logging.getLogger(__name__)
 

@@ -1,24 +1,14 @@
-"""What can go wrong: its types, how an exception is told, and errors that a user understands."""
+"""What can go wrong: types of failure, errors that a user understands, faults of the disk."""
 
 import errno
+import os
 import re
-
-import torch
 
 # Types of failure, in the journal; the first three are also why a record is rejected.
 OUT_OF_MEMORY = "out_of_memory"
 CUDA_RUNTIME = "cuda_runtime"
 NOT_FINITE = "not_finite"
 GENERIC = "generic"
-
-# What torch says where it has no exception type of its own: of the host's memory, and of CUDA's
-# libraries. Checked in this order.
-_OUT_OF_MEMORY_TEXT = re.compile(
-    r"\bout of memory\b|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc"
-)
-_CUDA_TEXT = re.compile(
-    r"\bCUDA (driver )?error\b|\b(CUBLAS|CUDNN|CUSOLVER)_STATUS_|device-side assert"
-)
 
 _DISK_FAULTS = {
     errno.ENOSPC: "the disk is full; free some space",
@@ -59,27 +49,27 @@ class TooManyRejectedError(UserError):
     """More records were rejected than the config allows."""
 
 
-def classify(error: BaseException) -> str:
-    """Return the type of a failure: from the exception's type, from text where torch has none."""
-    text = str(error)
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return OUT_OF_MEMORY
-    if isinstance(error, RuntimeError) and _OUT_OF_MEMORY_TEXT.search(text):
-        return OUT_OF_MEMORY
-    if isinstance(error, torch.AcceleratorError):
-        return CUDA_RUNTIME
-    if isinstance(error, RuntimeError) and _CUDA_TEXT.search(text):
-        return CUDA_RUNTIME
-    return GENERIC
+def explain_host_fault(error: BaseException | None) -> str | None:
+    """Return one line on a fault of disk or file system, and what to do; None for all else.
+
+    Also finds a fault that another exception hides, as those of torch's zip writer do.
+    """
+    while error is not None:
+        if isinstance(error, OSError):
+            number, path = _number_and_path(error)
+            if number in _DISK_FAULTS:
+                where = f"{path}: " if path else ""
+                what = f"{_DISK_FAULTS[number]} and run again; what is finished stays"
+                return f"{where}{what} ({os.strerror(number)})"
+        error = error.__cause__ or error.__context__
+    return None
 
 
-def explain_host_fault(error: BaseException) -> str | None:
-    """Return one line on a fault of disk or file system, and what to do; None for all else."""
-    if not isinstance(error, OSError):
-        return None
-    # HDF5 has the system's error number in its message only.
-    number = error.errno or int((re.search(r"errno = (\d+)", str(error)) or [0, 0])[1])
-    if number not in _DISK_FAULTS:
-        return None
-    where = f"{error.filename}: " if error.filename else ""
-    return f"{where}{_DISK_FAULTS[number]} and run again; what is finished stays ({error})"
+def _number_and_path(error: OSError) -> tuple[int, str]:
+    """Return what an error is about; HDF5 has both in its message only."""
+    number = re.search(r"errno = (\d+)", str(error))
+    path = re.search(r"filename = '([^']*)'", str(error))
+    return (
+        error.errno or (int(number[1]) if number else 0),
+        error.filename or (path[1] if path else ""),
+    )

@@ -1,6 +1,7 @@
 """What the steps of the workflow share: a log file, plain error lines, honest exit codes."""
 
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,6 +13,8 @@ from spotesm.progress import configure_logging
 
 log = logging.getLogger(__name__)
 
+FAULTS = "SPOTESM_FAULTS"
+
 
 @contextmanager
 def step(log_file: str) -> Iterator[None]:
@@ -21,6 +24,10 @@ def step(log_file: str) -> Iterator[None]:
     fault of the disk. Any other exception is a bug of ours and keeps its stack trace.
     """
     configure_logging(Path(log_file))
+    if FAULTS in os.environ:
+        from spotesm import faults  # here, so that no other run pays for it
+
+        faults.install(os.environ[FAULTS])
     try:
         yield
     except Preempted as stop:
@@ -33,6 +40,8 @@ def step(log_file: str) -> Iterator[None]:
         fault = explain_host_fault(error)
         if fault:
             log.error("%s", fault)
-        else:
-            log.exception("unexpected error")
+            logging.shutdown()
+            # HDF5 would try once more to write what did not fit, and crash.
+            os._exit(1)
+        log.exception("unexpected error")
         sys.exit(1)

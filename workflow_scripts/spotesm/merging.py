@@ -18,7 +18,7 @@ import torch
 
 from spotesm import __version__
 from spotesm.durable import read_json, replacing, write_json
-from spotesm.failures import IncompleteError
+from spotesm.failures import IncompleteError, TooManyRejectedError
 from spotesm.fasta import DIGEST_BYTES
 from spotesm.sharding import REJECTED_COLUMNS
 from spotesm.storage import TEXT
@@ -53,6 +53,7 @@ class MergeJob:
         output: the HDF5 file of the dataset.
         rejected: every rejected record of the dataset, TSV.
         summary: what was done, in numbers, JSON.
+        max_rejected: fraction of the records that may be rejected.
         config: the settings of the run, kept in the file.
     """
 
@@ -62,6 +63,7 @@ class MergeJob:
     output: Path
     rejected: Path
     summary: Path
+    max_rejected: float
     config: dict
 
 
@@ -75,6 +77,8 @@ def merge_shards(job: MergeJob) -> dict:
         IncompleteError: an ordinal of the input is neither embedded nor rejected, or is both
             or twice; a value is not finite; or the shards differ in their settings. Nothing
             is written then.
+        TooManyRejectedError: more than `max_rejected` of the records were. Nothing is written;
+            the shards stay.
     """
     split = read_json(job.split)
     reasons: Counter[str] = Counter()
@@ -94,6 +98,7 @@ def merge_shards(job: MergeJob) -> dict:
             for line in block.rejected:
                 rejected.writerow(line)
                 reasons[line[3]] += 1
+        _check_rejected(reasons, split["n_records"], job.max_rejected)
         file.attrs.update(_attributes(shards, job.config, split["n_records"], reasons.total()))
     summary = _summarise(job, split, reasons)
     write_json(job.summary, summary)
@@ -181,6 +186,16 @@ def _check_each_once(seen: np.ndarray, start: int) -> None:
         raise IncompleteError(
             f"record {start + wrong[0]} of the input {what}; delete the dataset's shards/ folder "
             "and run again"
+        )
+
+
+def _check_rejected(reasons: Counter[str], n_records: int, max_rejected: float) -> None:
+    if reasons.total() > max_rejected * n_records:
+        tally = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise TooManyRejectedError(
+            f"{reasons.total()} of {n_records} records were rejected ({tally}), more than "
+            f"max_rejected: {max_rejected:g} allows; mend the input, or raise it and run again: "
+            "the embeddings stay"
         )
 
 

@@ -1,0 +1,94 @@
+"""Faults on demand, for the tests: without SPOTESM_FAULTS in the environment, nothing happens.
+
+SPOTESM_FAULTS is a comma-separated list of
+    KIND@N        at the N-th forward pass, or for disk_full the N-th durable write, of a process
+    KIND=MOTIF    at every forward pass in which a sequence contains MOTIF
+    trace=FILE    append a byte to FILE for every sequence (or window) that goes through the model
+with the kinds out_of_memory, cuda_error, generic_error, not_finite and disk_full.
+"""
+
+import errno
+import itertools
+import os
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from spotesm.alphabet import tokenise
+from spotesm.esm2 import PackedESM2
+
+_ERRORS: dict[str, Callable[[], Exception]] = {
+    "out_of_memory": lambda: torch.OutOfMemoryError("CUDA out of memory (on demand)"),
+    "cuda_error": lambda: torch.AcceleratorError("CUDA error: device-side assert (on demand)"),
+    "generic_error": lambda: RuntimeError("no room for this error (on demand)"),
+}
+
+
+def install(specification: str) -> None:
+    """Make this process fail as `specification` says."""
+    for fault in filter(None, specification.split(",")):
+        if fault.startswith("disk_full@"):
+            _fail_at_write(int(fault.partition("@")[2]))
+        elif fault.startswith("trace="):
+            _trace(fault.partition("=")[2])
+        else:
+            kind, condition = fault.partition("@")[::2] if "@" in fault else fault.split("=")
+            _fail_at_pass(kind, _nth(int(condition)) if "@" in fault else _contains(condition))
+
+
+def _nth(n: int) -> Callable[[Tensor], Tensor]:
+    """Return a test of tokens (T,) for being those of the n-th pass; marks (T,) bool."""
+    calls = itertools.count(1)
+    return lambda tokens: torch.full(tokens.shape, next(calls) == n)
+
+
+def _contains(motif: str) -> Callable[[Tensor], Tensor]:
+    """Return a test of tokens (T,) for a motif; marks, (T,) bool, where it begins."""
+    wanted = torch.from_numpy(tokenise(motif.encode())[1:-1]).int()
+
+    def find(tokens: Tensor) -> Tensor:
+        found = torch.zeros(tokens.shape, dtype=torch.bool)
+        if len(tokens) >= len(wanted):
+            matches = tokens.cpu().int().unfold(0, len(wanted), 1) == wanted
+            found[: len(matches)] = matches.all(1)
+        return found
+
+    return find
+
+
+def _fail_at_pass(kind: str, find: Callable[[Tensor], Tensor]) -> None:
+    forward = PackedESM2.forward
+
+    def failing(self: PackedESM2, tokens: Tensor, *arguments: object) -> Tensor:
+        found = find(tokens)
+        if kind in _ERRORS and found.any():
+            raise _ERRORS[kind]()
+        hidden = forward(self, tokens, *arguments)
+        hidden[found.to(hidden.device)] = torch.nan
+        return hidden
+
+    PackedESM2.forward = failing
+
+
+def _fail_at_write(n: int) -> None:
+    replace, calls = os.replace, itertools.count(1)
+
+    def failing(source: object, destination: object) -> None:
+        if next(calls) == n:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(destination))
+        replace(source, destination)
+
+    os.replace = failing
+
+
+def _trace(path: str) -> None:
+    forward = PackedESM2.forward
+
+    def traced(self: PackedESM2, tokens: Tensor, lengths: list[int], *others: object) -> Tensor:
+        hidden = forward(self, tokens, lengths, *others)
+        with open(path, "ab") as file:
+            file.write(b"." * len(lengths))
+        return hidden
+
+    PackedESM2.forward = traced
