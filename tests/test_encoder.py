@@ -132,3 +132,20 @@ def test_running_out_of_memory_halves_the_batch(fair_esm: esm.model.esm2.ESM2) -
     assert reasons[1:] == [""] * 6
     expected, _ = embed(fair_esm, sequences)
     np.testing.assert_allclose(means[1:], expected[1:], rtol=0, atol=1e-5)
+
+
+def test_a_stop_ends_a_batch_between_two_layers(fair_esm: esm.model.esm2.ESM2) -> None:
+    class Asked(Exception):
+        pass
+
+    checks = iter([None] * 9 + [Asked])  # six layers of the first batch, three of the second
+
+    def check() -> None:
+        if (error := next(checks)) is not None:
+            raise error
+
+    encoder = Encoder(load(fair_esm), torch.float32, 1022, 256, check_stop=check)
+    results = encoder.embed_each([[b"MKV"], [b"ACDEF"]], 400)
+    assert next(results)[1] == [""]
+    with pytest.raises(Asked):
+        next(results)

@@ -2,6 +2,7 @@ import os
 import signal
 
 import pytest
+from spotesm import preemption
 from spotesm.preemption import Preempted, StopRequest
 
 
@@ -23,3 +24,13 @@ def test_the_handlers_of_before_come_back() -> None:
     with StopRequest():
         pass
     assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == before
+
+
+def test_long_work_is_left_only_when_the_stop_is_overdue(monkeypatch: pytest.MonkeyPatch) -> None:
+    with StopRequest() as stop:
+        stop.leave_if_overdue()
+        os.kill(os.getpid(), signal.SIGTERM)
+        stop.leave_if_overdue()  # just asked: a quick batch may end first
+        monkeypatch.setattr(preemption, "GRACE_SECONDS", 0.0)
+        with pytest.raises(Preempted):
+            stop.leave_if_overdue()

@@ -1,6 +1,7 @@
 """The attempts at one shard: what each did and how it ended, and what the next learns from that."""
 
 import logging
+import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +15,7 @@ from spotesm.classification import classify
 from spotesm.failures import CUDA_RUNTIME
 from spotesm.preemption import Preempted
 from spotesm.sharding import Shard
+from spotesm.slurm import requeue_this_job
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +57,8 @@ def journal_attempt(
 ) -> Iterator[Attempt]:
     """Write an attempt's start and end to the shard's journal.
 
-    A failure's line has its type, the batch in flight, the token budget and the device.
+    A failure's line has its type, the batch in flight, the token budget and the device. On
+    SLURM, a job that is stopped after it made progress asks to be run again.
 
     Args:
         restart: a name for a forced restart, or empty; parts from before the first attempt
@@ -68,13 +71,22 @@ def journal_attempt(
         log.warning("forced restart: checkpoints of earlier runs are ignored")
         checkpoints.start_anew()
     attempt = Attempt(len(starts) + 1, *_find_suspects(earlier, shard))
-    journal.record("start", attempt=attempt.number, restart=restart)
+    journal.record(
+        "start",
+        attempt=attempt.number,
+        restart=restart,
+        device=str(device),
+        visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
+        slurm_job=os.environ.get("SLURM_JOB_ID"),
+    )
     try:
         yield attempt
     except Preempted as stop:
         journal.record(
             "stopped", attempt=attempt.number, computed=attempt.computed, message=str(stop)
         )
+        if attempt.computed:  # without progress, a requeue could go on for ever
+            requeue_this_job()
         raise
     except Exception as error:
         _log_history(earlier)

@@ -1,0 +1,117 @@
+"""Whatever bytes a disk or a user comes up with."""
+
+import hashlib
+import io
+import tempfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from spotesm.checkpoints import Results, Thresholds, open_checkpoints
+from spotesm.failures import InputError
+from spotesm.fasta import RejectedSequence, normalise_sequence, read_fasta
+
+SETTINGS = {"weights_sha256": "abc"}
+NEVER = Thresholds(sequences=1 << 40, seconds=1e9, bytes=1 << 60)
+SEQUENCE = st.text("ACDEFGHIKLMNPQRSTVWY", min_size=1, max_size=30)
+HEADER = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Z"]), min_size=1)
+
+
+def read(content: bytes) -> list[tuple[str, str]]:
+    with tempfile.NamedTemporaryFile() as file:
+        file.write(content)
+        file.flush()
+        return list(read_fasta(Path(file.name)))
+
+
+@given(st.one_of(st.binary(), st.binary().map(lambda b: b">a\n" + b), st.text().map(str.encode)))
+def test_any_bytes_are_read_or_refused_in_one_line(content: bytes) -> None:
+    try:
+        records = read(content)
+    except InputError as error:
+        assert "\n" not in str(error)
+        return
+    assert len(records) >= 1
+    for _, raw in records:
+        try:
+            sequence, _ = normalise_sequence(raw)
+        except RejectedSequence:
+            continue
+        assert set(sequence) <= set(b"ABCDEFGHIKLMNOPQRSTUVWXYZ")
+
+
+@given(
+    st.lists(st.tuples(HEADER, SEQUENCE, st.integers(1, 40)), min_size=1, max_size=8),
+    st.sampled_from(["\n", "\r\n"]),
+    st.sampled_from(["", "\n", "\n\n"]),
+    st.booleans(),
+)
+def test_valid_records_come_back_however_they_are_laid_out(
+    records: list[tuple[str, str, int]], newline: str, between: str, ends: bool
+) -> None:
+    text = "".join(
+        f">{name} rest\n"
+        + "".join(f"{sequence[i : i + width]}\n" for i in range(0, len(sequence), width))
+        + between
+        for name, sequence, width in records
+    )
+    text = text if ends else text.rstrip("\n")
+    expected = [(name.split()[0], sequence) for name, sequence, _ in records]
+    assert read(text.replace("\n", newline).encode()) == expected
+
+
+def write_part(directory: Path) -> Path:
+    """A valid part of three sequences."""
+    digests = [hashlib.blake2b(b"%d" % i, digest_size=16).digest() for i in range(3)]
+    mean = np.arange(6, dtype=np.float32).reshape(3, 2)
+    with open_checkpoints(directory, SETTINGS, NEVER) as checkpoints:
+        checkpoints.add(Results(np.array(digests, dtype="S16"), mean, ["", "", "not_finite"]))
+        checkpoints.flush()
+    (part,) = directory.glob("part-*.pt")
+    return part
+
+
+def load_all(directory: Path) -> list[Results]:
+    with open_checkpoints(directory, SETTINGS, NEVER) as checkpoints:
+        return list(checkpoints.read_parts())
+
+
+@settings(deadline=None)
+@given(st.data())
+def test_a_changed_part_is_never_loaded(data: st.DataObject) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        part = write_part(Path(folder))
+        content = part.read_bytes()
+        place = data.draw(st.integers(0, len(content) - 1))
+        change = data.draw(st.binary(min_size=1, max_size=20))
+        changed = content[:place] + change + content[place + data.draw(st.integers(0, 20)) :]
+        part.write_bytes(changed)
+        assert len(load_all(Path(folder))) == (changed == content)
+        assert (Path(folder) / "set-aside" / part.name).exists() == (changed != content)
+
+
+def save(content: object) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    return buffer.getvalue()
+
+
+@settings(deadline=None)
+@given(
+    st.one_of(
+        st.binary(max_size=200),
+        st.just(save({"digests": torch.zeros(1, 16, dtype=torch.uint8)})),
+        st.just(save([1, 2, 3])),
+        st.just(save({"fingerprint": "x", "digests": 1, "mean": 2, "reasons": 3})),
+    )
+)
+def test_foreign_bytes_with_a_right_checksum_are_never_loaded(content: bytes) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        write_part(Path(folder))
+        digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+        (Path(folder) / f"part-00007.{digest}.pt").write_bytes(content)
+        (part,) = load_all(Path(folder))
+        assert part.mean.tolist() == [[0, 1], [2, 3], [4, 5]]
+        assert (Path(folder) / "set-aside").is_dir()
