@@ -4,8 +4,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from filelock import FileLock
-from spotesm.checkpoints import Results, Thresholds, open_checkpoints
+from spotesm.checkpoints import Thresholds, open_checkpoints
 from spotesm.failures import ShardBusyError
+from spotesm.results import Results
 
 SETTINGS = {"weights_sha256": "abc", "layers": [6]}
 NEVER = Thresholds(sequences=1 << 40, seconds=1e9, bytes=1 << 60)

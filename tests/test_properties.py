@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spotesm.checkpoints import Results, Thresholds, open_checkpoints
+from spotesm.checkpoints import Thresholds, open_checkpoints
 from spotesm.failures import InputError
 from spotesm.fasta import RejectedSequence, normalise_sequence, read_fasta
+from spotesm.results import Results
 
 SETTINGS = {"weights_sha256": "abc"}
 NEVER = Thresholds(sequences=1 << 40, seconds=1e9, bytes=1 << 60)

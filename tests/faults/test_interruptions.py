@@ -209,10 +209,43 @@ def test_a_forced_restart_ignores_parts_once(job: ShardJob, unbroken: ShardJob) 
 
 def test_parts_are_removed_or_kept(job: ShardJob) -> None:
     assert run(job) == 0
-    assert sorted(p.name for p in job.checkpoints.iterdir()) == ["journal.jsonl", "lock"]
+    left = sorted(path.name.split(".")[0] for path in job.checkpoints.iterdir())
+    assert left == ["fingerprint", "finished", "journal", "lock"]
     job.output.unlink()
-    assert run(dataclasses.replace(job, keep_parts=True)) == 0
+    assert run(dataclasses.replace(job, restart="again", keep_parts=True)) == 0
     assert len(parts_of(job)) > 10
+
+
+def test_a_finished_shard_is_not_computed_again(job: ShardJob, unbroken: ShardJob) -> None:
+    """Snakemake deletes what an orphan of it finished, as it does not know that it is whole."""
+    assert run(job) == 0
+    job.output.unlink()
+    assert run(job) == 0
+    assert counts_of(job)[:2] == (N_SEQUENCES, 0)
+    assert_same_datasets(job.output, unbroken.output)
+    (finished,) = job.checkpoints.glob("finished.*.h5")
+    job.output.unlink()
+    content = bytearray(finished.read_bytes())
+    content[len(content) // 2] ^= 1
+    finished.write_bytes(content)
+    assert run(job) == 0
+    assert counts_of(job)[:2] == (0, N_SEQUENCES)
+    assert_same_datasets(job.output, unbroken.output)
+
+
+def test_records_that_are_added_are_all_that_is_computed(
+    job: ShardJob, fasta: Path, tmp_path: Path, weights_manifest: Path
+) -> None:
+    assert run(job) == 0
+    longer = tmp_path / "longer.fasta"
+    longer.write_text(">new\nMKVACDEFGHIKL\n" + fasta.read_text() + ">last\nACDEFWWW\n")
+    before = read_datasets(job.output)
+    job = make_job(tmp_path, longer, weights_manifest)
+    assert run(job) == 0
+    assert counts_of(job)[:2] == (N_SEQUENCES, 2)
+    after = read_datasets(job.output)
+    assert after["mean/6"][1:-1].tobytes() == before["mean/6"].tobytes()
+    assert after["sequence_ids"].tolist()[1:-1] == before["sequence_ids"].tolist()
 
 
 def test_two_writers_of_one_shard(job: ShardJob, unbroken: ShardJob) -> None:

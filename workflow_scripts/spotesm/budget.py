@@ -11,10 +11,12 @@ log = logging.getLogger(__name__)
 # On a CPU, larger matrices are hardly faster than these, and a batch should last about a second,
 # so that a job that is told to stop does so soon. Not timed: the same model gives the same batches.
 CPU_LEAST, CPU_MOST = 1024, 4096
-CPU_OPERATIONS_PER_BATCH = {4: 0.3e12, 2: 0.6e12}  # by bytes of a number
+CPU_OPERATIONS_PER_BATCH = {4: 0.35e12, 2: 0.7e12}  # by bytes of a number
 
-# On a GPU, the matrix units are busy from some ten thousand tokens on.
+# On a GPU, the matrix units are busy from some ten thousand tokens on, or from fewer of a larger
+# model: these operations take a second even on a slow one.
 GPU_LEAST, GPU_MOST = 1024, 1 << 16
+GPU_OPERATIONS_PER_BATCH = 50e12
 GPU_PROBE_SEQUENCES = 4
 GPU_SHARE_OF_FREE_MEMORY = 0.7
 
@@ -31,9 +33,13 @@ def choose_token_budget(model: PackedESM2, window: int) -> int:
 
 
 def _estimate_cpu(model: PackedESM2) -> int:
-    operations_per_token = 24 * model.n_layers * model.embedding_dim**2
-    operations = CPU_OPERATIONS_PER_BATCH[model.dtype.itemsize]
-    return _power_of_two(operations / operations_per_token, CPU_LEAST, CPU_MOST)
+    tokens = CPU_OPERATIONS_PER_BATCH[model.dtype.itemsize] / _operations_per_token(model)
+    return _power_of_two(tokens, CPU_LEAST, CPU_MOST)
+
+
+def _operations_per_token(model: PackedESM2) -> int:
+    """Return the floating-point operations of the linear layers."""
+    return 24 * model.n_layers * model.embedding_dim**2
 
 
 @torch.inference_mode()
@@ -49,7 +55,11 @@ def _measure_gpu(model: PackedESM2, window: int) -> int:
     model(tokens, lengths)
     per_token = (torch.cuda.max_memory_allocated(device) - before) / len(tokens)
     free, _ = torch.cuda.mem_get_info(device)
-    return _power_of_two(GPU_SHARE_OF_FREE_MEMORY * free / per_token, GPU_LEAST, GPU_MOST)
+    tokens = min(
+        GPU_SHARE_OF_FREE_MEMORY * free / per_token,
+        GPU_OPERATIONS_PER_BATCH / _operations_per_token(model),
+    )
+    return _power_of_two(tokens, GPU_LEAST, GPU_MOST)
 
 
 def _power_of_two(value: float, least: int, most: int) -> int:

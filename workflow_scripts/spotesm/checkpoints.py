@@ -6,6 +6,8 @@ A checkpoint directory holds
     plan.json               the batch plan's settings, kept for every later attempt
     part-00001.<digest>.pt  digests and outputs of finished sequences; the name carries the
                             blake2b-128 of the file's bytes
+    finished.<digest>.h5    the shard's own file once it is complete, under a second name: what
+                            Snakemake deletes, or a longer FASTA makes stale, is not lost
     journal.jsonl           what happened in every attempt
     set-aside/              parts that were damaged or belong to another fingerprint
 """
@@ -30,6 +32,8 @@ from spotesm.durable import publish, read_json, write_json
 from spotesm.failures import ShardBusyError
 from spotesm.fasta import DIGEST_BYTES
 from spotesm.journal import Journal
+from spotesm.results import Results, concatenate
+from spotesm.storage import read_shard_results
 
 log = logging.getLogger(__name__)
 
@@ -49,36 +53,6 @@ class Thresholds:
     sequences: int
     seconds: float
     bytes: int
-
-
-@dataclass(frozen=True)
-class Results:
-    """Outputs of k sequences.
-
-    Attributes:
-        digests: (k,) S16, blake2b-128 of each normalised sequence.
-        mean: (k, D) float32, the mean over residues of the last layer; undefined in rows
-            whose reason is not empty.
-        reasons: why a sequence was rejected instead; empty for all others.
-    """
-
-    digests: np.ndarray
-    mean: np.ndarray
-    reasons: list[str]
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes that the outputs take."""
-        return self.mean.nbytes + self.digests.nbytes
-
-
-def concatenate(results: list[Results]) -> Results:
-    """Join the outputs of several batches."""
-    return Results(
-        np.concatenate([r.digests for r in results]),
-        np.concatenate([r.mean for r in results]),
-        [reason for r in results for reason in r.reasons],
-    )
 
 
 class Checkpoints:
@@ -119,12 +93,15 @@ class Checkpoints:
 
     def start_anew(self) -> None:
         """Set every part aside, and forget the plan."""
-        for path in self._part_paths():
+        for path in [*self._part_paths(), *self._finished_paths()]:
             self._set_aside(path, "belongs to an earlier start")
         self._plan.unlink(missing_ok=True)
 
     def _part_paths(self) -> list[Path]:
         return sorted(self.directory.glob("part-[0-9]*.*.pt"), key=_part_number)
+
+    def _finished_paths(self) -> list[Path]:
+        return sorted(self.directory.glob("finished.*.h5"))
 
     def _set_aside(self, path: Path, reason: str) -> None:
         destination = self.directory / "set-aside"
@@ -133,7 +110,14 @@ class Checkpoints:
         log.warning("checkpoint %s %s; set aside, its sequences are to do", path.name, reason)
 
     def read_parts(self) -> Iterator[Results]:
-        """Yield the valid parts, one in memory at a time; damaged or foreign ones are set aside."""
+        """Yield what is on disk, piece by piece; damaged or foreign files are set aside."""
+        for path in self._finished_paths():
+            try:
+                _check_digest(path)
+            except DamagedPart as damage:
+                self._set_aside(path, str(damage))
+            else:
+                yield from read_shard_results(path)
         for path in self._part_paths():
             try:
                 yield self._load(path)
@@ -141,9 +125,7 @@ class Checkpoints:
                 self._set_aside(path, str(damage))
 
     def _load(self, path: Path) -> Results:
-        with open(path, "rb") as file:
-            if hashlib.file_digest(file, _new_digest).hexdigest() != path.name.split(".")[1]:
-                raise DamagedPart("is damaged")
+        _check_digest(path)
         try:
             part = torch.load(path, weights_only=True)
             fingerprint, digests, mean, reasons = (
@@ -202,8 +184,7 @@ class Checkpoints:
         try:
             with open(temporary, "wb") as file:
                 torch.save(content, file)
-            with open(temporary, "rb") as file:
-                digest = hashlib.file_digest(file, _new_digest).hexdigest()
+            digest = _digest_file(temporary)
             publish(temporary, self.directory / f"part-{number:05d}.{digest}.pt")
         finally:
             temporary.unlink(missing_ok=True)  # on a full disk, half a part is in the way
@@ -230,13 +211,25 @@ class Checkpoints:
         self.token_budget = budget
         write_json(self._plan, {**read_json(self._plan), "tokens_per_batch": budget})
 
+    def keep_finished(self, output: Path) -> None:
+        """Give the shard's complete file a second name here, which takes no space.
+
+        A Snakemake that was killed knows nothing of a shard that was finished later: its next
+        run deletes the file and starts the job anew, which then finds all results here.
+        """
+        for path in self._finished_paths():
+            path.unlink()
+        try:
+            os.link(output, self.directory / f"finished.{_digest_file(output)}.h5")
+        except OSError as error:  # another file system, or one without links
+            log.info("%s keeps one name only (%s)", output, error.strerror)
+
     def remove_parts(self) -> None:
-        """Remove all but the journal, once the shard's own file holds the results."""
+        """Remove the parts and the plan, once the shard's own file holds the results."""
         for path in self._part_paths():
             path.unlink()
         shutil.rmtree(self.directory / "set-aside", ignore_errors=True)
         self._plan.unlink(missing_ok=True)
-        (self.directory / "fingerprint.json").unlink(missing_ok=True)
 
     def close(self) -> None:
         """Wait for the writer thread to end."""
@@ -278,6 +271,16 @@ def open_checkpoints(
 
 def _new_digest() -> "hashlib._Hash":
     return hashlib.blake2b(digest_size=16)
+
+
+def _digest_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, _new_digest).hexdigest()
+
+
+def _check_digest(path: Path) -> None:
+    if _digest_file(path) != path.name.split(".")[1]:
+        raise DamagedPart("is damaged")
 
 
 def _digest_json(content: dict) -> str:

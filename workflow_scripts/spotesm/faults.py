@@ -4,12 +4,14 @@ SPOTESM_FAULTS is a comma-separated list of
     KIND@N        at the N-th forward pass, or for disk_full the N-th durable write, of a process
     KIND=MOTIF    at every forward pass in which a sequence contains MOTIF
     trace=FILE    append a byte to FILE for every sequence (or window) that goes through the model
+    slow=SECONDS  spend that much longer on every forward pass
 with the kinds out_of_memory, cuda_error, generic_error, not_finite and disk_full.
 """
 
 import errno
 import itertools
 import os
+import time
 from collections.abc import Callable
 
 import torch
@@ -32,6 +34,8 @@ def install(specification: str) -> None:
             _fail_at_write(int(fault.partition("@")[2]))
         elif fault.startswith("trace="):
             _trace(fault.partition("=")[2])
+        elif fault.startswith("slow="):
+            _slow_down(float(fault.partition("=")[2]))
         else:
             kind, condition = fault.partition("@")[::2] if "@" in fault else fault.split("=")
             _fail_at_pass(kind, _nth(int(condition)) if "@" in fault else _contains(condition))
@@ -80,6 +84,16 @@ def _fail_at_write(n: int) -> None:
         replace(source, destination)
 
     os.replace = failing
+
+
+def _slow_down(seconds: float) -> None:
+    forward = PackedESM2.forward
+
+    def slow(self: PackedESM2, *arguments: object) -> Tensor:
+        time.sleep(seconds)
+        return forward(self, *arguments)
+
+    PackedESM2.forward = slow
 
 
 def _trace(path: str) -> None:

@@ -8,8 +8,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from spotesm.checkpoints import Results
 from spotesm.failures import IncompleteError
+from spotesm.results import Results
 from spotesm.sharding import Shard
 
 ROWS_AT_ONCE = 8192
@@ -96,6 +96,18 @@ def as_attribute(value: object) -> object:
 def digests_as_bytes(digests: np.ndarray) -> np.ndarray:
     """View (k,) S16 digests as (k, 16) uint8."""
     return digests.view(np.uint8).reshape(-1, digests.dtype.itemsize)
+
+
+def read_shard_results(path: Path) -> Iterator[Results]:
+    """Yield what a complete shard file holds, in blocks of rows."""
+    with h5py.File(path, "r") as file:
+        (mean,) = file["mean"].values()
+        for start in range(0, len(mean), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            digests = file["digests"][rows].reshape(-1).view("S16")
+            _, first = np.unique(digests, return_index=True)
+            reasons = file["reasons"].asstr()[rows]
+            yield Results(digests[first], mean[rows][first], reasons[first].tolist())
 
 
 def check_shard(path: Path, shard: Shard, settings: dict) -> None:

@@ -14,7 +14,7 @@ import torch
 from spotesm.attempts import Attempt, journal_attempt
 from spotesm.batching import count_tokens, plan_batches
 from spotesm.budget import choose_token_budget
-from spotesm.checkpoints import Checkpoints, Results, Thresholds, open_checkpoints
+from spotesm.checkpoints import Checkpoints, Thresholds, open_checkpoints
 from spotesm.devices import lease_device
 from spotesm.durable import replacing
 from spotesm.encoder import Encoder
@@ -22,6 +22,7 @@ from spotesm.esm2 import PackedESM2
 from spotesm.failures import CUDA_RUNTIME, IncompleteError
 from spotesm.preemption import StopRequest
 from spotesm.progress import Progress
+from spotesm.results import Results
 from spotesm.sharding import Shard
 from spotesm.storage import ShardWriter, check_shard
 from spotesm.weights import Weights, load_verified
@@ -114,6 +115,7 @@ def embed_shard(job: ShardJob) -> None:
                         "seconds": progress.seconds,
                     },
                 )
+            checkpoints.keep_finished(job.output)
             if not job.keep_parts:
                 checkpoints.remove_parts()
 

@@ -1,0 +1,219 @@
+"""A SLURM cluster on this machine: two nodes with four fake GPUs each, gone without a trace."""
+
+import contextlib
+import os
+import secrets
+import shutil
+import socket
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+
+CONFIG = Path("/etc/slurm")  # the executor plugin drops SLURM_CONF, so it must be here
+CONFIG_FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
+PROGRAMS = ("munged", "slurmctld", "slurmd", "squeue", "scontrol", "sbatch", "scancel", "sinfo")
+NODES = ("n1", "n2")
+GPUS = 4
+WAIT_SECONDS = 90.0
+
+SLURM_CONF = """\
+ClusterName=test
+SlurmctldHost={host}(127.0.0.1)
+SlurmctldPort={controller}
+SlurmUser=root
+SlurmdUser=root
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket,cred_expire=5
+CryptoType=crypto/munge
+CredType=cred/munge
+MpiDefault=none
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+JobAcctGatherType=jobacct_gather/none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_Core_Memory
+SchedulerType=sched/backfill
+SchedulerParameters=bf_interval=1,sched_min_interval=100000,batch_sched_delay=0,sched_interval=2,requeue_delay=1
+SlurmdParameters=config_overrides
+ReturnToService=2
+MinJobAge=300
+KillWait=5
+SlurmdTimeout=10
+MessageTimeout=10
+JobRequeue=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+GresTypes=gpu
+DefMemPerCPU=100
+AccountingStorageType=accounting_storage/none
+SlurmctldPidFile={folder}/slurmctld.pid
+SlurmdPidFile={folder}/slurmd-%n.pid
+SlurmdSpoolDir={folder}/spool-%n
+StateSaveLocation={folder}/state
+SlurmctldLogFile={folder}/slurmctld.log
+SlurmdLogFile={folder}/slurmd-%n.log
+{nodes}
+PartitionName=low Nodes=n[1-2] Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=5 State=UP
+PartitionName=abrupt Nodes=n[1-2] PriorityTier=1 PreemptMode=REQUEUE GraceTime=0 State=UP
+PartitionName=high Nodes=n[1-2] PriorityTier=10 PreemptMode=OFF State=UP
+"""
+
+
+def why_not() -> str:
+    """Why no cluster can be started here; empty if it can."""
+    missing = [program for program in PROGRAMS if not shutil.which(program, path=_path())]
+    if missing:
+        return f"SLURM's programs are missing: {', '.join(missing)}"
+    if os.geteuid() != 0:
+        return "a cluster of one's own needs root"
+    if any((CONFIG / name).exists() for name in CONFIG_FILES):
+        return f"{CONFIG} is in use"
+    return ""
+
+
+def _path() -> str:
+    return f"{os.environ['PATH']}:/usr/sbin:/sbin"
+
+
+def wait_until(condition: Callable[[], object], what: str, seconds: float = WAIT_SECONDS) -> None:
+    """Wait, bounded, for a condition."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"never came: {what}"
+        time.sleep(0.1)
+
+
+def ask(*command: str) -> str:
+    """What a SLURM command prints."""
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+
+
+def _free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
+
+
+class Cluster:
+    """Its daemons, as processes of ours in the foreground."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.base = str(folder.parent)  # jobs work below it
+        self.daemons: dict[str, subprocess.Popen] = {}
+
+    def start(self) -> None:
+        self._write_config()
+        key = self.folder / "munge.key"
+        key.write_bytes(secrets.token_bytes(1024))
+        key.chmod(0o400)
+        files = {"key-file": key} | {
+            name: self.folder / f"munge.{name}"
+            for name in ("socket", "pid-file", "log-file", "seed-file")
+        }
+        files["socket"] = self.folder / "munge.socket"
+        options = [f"--{name}={path}" for name, path in files.items()]
+        self._run("munged", "--force", "--foreground", *options)
+        wait_until(files["socket"].exists, "munged")
+        self._run("slurmctld", "-D", "-i")
+        for node in NODES:
+            self.start_node(node)
+        wait_until(lambda: self.count_idle() == len(NODES), "idle nodes")
+
+    def start_node(self, node: str) -> None:
+        self._run("slurmd", "-D", "-N", node, name=node)
+
+    def count_idle(self) -> int:
+        with contextlib.suppress(subprocess.CalledProcessError):
+            return ask("sinfo", "-h", "-N", "-p", "low", "-t", "idle", "-o", "%N").count("n")
+        return 0
+
+    def _run(self, program: str, *arguments: str, name: str = "") -> None:
+        with open(self.folder / f"{name or program}.out", "ab") as output:
+            self.daemons[name or program] = subprocess.Popen(
+                [shutil.which(program, path=_path()), *arguments],
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
+            )
+
+    def _write_config(self) -> None:
+        host = socket.gethostname().partition(".")[0]
+        nodes = "\n".join(
+            f"NodeName={node} NodeAddr=127.0.0.1 NodeHostname={host} Port={_free_port()} CPUs=8 "
+            f"RealMemory=8000 Gres=gpu:fake:{GPUS} State=UNKNOWN"
+            for node in NODES
+        )
+        content = SLURM_CONF.format(
+            host=host, controller=_free_port(), folder=self.folder, nodes=nodes
+        )
+        (self.folder / "slurm.conf").write_text(content)
+        for gpu in range(GPUS):  # clones of /dev/null
+            os.mknod(self.folder / f"gpu{gpu}", 0o20666, os.makedev(1, 3))
+        gres = [f"NodeName={n} Name=gpu Type=fake File={self.folder}/gpu[0-3]\n" for n in NODES]
+        (self.folder / "gres.conf").write_text("AutoDetect=off\n" + "".join(gres))
+        (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
+        CONFIG.mkdir(exist_ok=True)
+        for name in CONFIG_FILES:
+            (CONFIG / name).symlink_to(self.folder / name)
+
+    def lose_node(self, node: str) -> None:
+        """Kill a node's daemon and all that runs on it, as a power cut would."""
+        daemon = self.daemons.pop(node)
+        daemon.kill()
+        daemon.wait()
+        for process in self._processes(node):
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def stop(self) -> None:
+        """End everything, in whatever state it is."""
+        with contextlib.suppress(subprocess.SubprocessError):
+            subprocess.run(["scancel", "--user=root"], timeout=10, capture_output=True)
+            subprocess.run(
+                ["scancel", "--user=root", "--signal=KILL", "--full"],
+                timeout=10,
+                capture_output=True,
+            )
+        for daemon in reversed(self.daemons.values()):
+            daemon.terminate()
+        for daemon in self.daemons.values():
+            try:
+                daemon.wait(10)
+            except subprocess.TimeoutExpired:
+                daemon.kill()
+                daemon.wait()
+        for process in self._processes():
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+        for name in CONFIG_FILES:
+            (CONFIG / name).unlink(missing_ok=True)
+
+    def _processes(self, node: str = "") -> list[psutil.Process]:
+        """The steps of jobs, and what they run: all, or those on a node."""
+        found = []
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                environment = process.environ()
+                if process.name() == "slurmstepd":
+                    ours = str(self.folder) in process.cwd() and node in process.cwd()
+                else:
+                    ours = "SLURM_JOB_ID" in environment and self.base in process.cwd()
+                    ours = ours and environment.get("SLURMD_NODENAME", "").startswith(node)
+                if ours:
+                    found.append(process)
+        return found
+
+
+@contextlib.contextmanager
+def running_cluster(folder: Path) -> Iterator[Cluster]:
+    """A cluster for as long as the block lasts."""
+    cluster = Cluster(folder)
+    try:
+        cluster.start()
+        yield cluster
+    finally:
+        cluster.stop()
