@@ -11,8 +11,8 @@ from spotesm.weights import ARCHITECTURES
     [
         ("esm2_t6_8M_UR50D", torch.float32, 4096),
         ("esm2_t12_35M_UR50D", torch.float32, 4096),
-        ("esm2_t30_150M_UR50D", torch.float32, 1024),
-        ("esm2_t30_150M_UR50D", torch.bfloat16, 2048),
+        ("esm2_t30_150M_UR50D", torch.float32, 2048),
+        ("esm2_t30_150M_UR50D", torch.bfloat16, 4096),
         ("esm2_t48_15B_UR50D", torch.float32, 1024),
     ],
 )

@@ -99,8 +99,7 @@ class Run:
             assert self.driver.poll() is None, (self.folder / "driver.log").read_text()
             names = self.shards()
             return len(names) == shards and all(
-                len(self.starts(shard)) >= attempt
-                and self.parts(shard) > (before.get(shard, 0) if attempt > 1 else 0)
+                len(self.starts(shard)) >= attempt and self.parts(shard) > before.get(shard, 0)
                 for shard in names
             )
 
@@ -181,13 +180,20 @@ def test_each_job_has_a_device_of_its_own(
     cluster: Cluster, base: Path, unbroken: Path, expected: Path
 ) -> None:
     with started(base, unbroken, "plain", shards=6) as run:
-        run.wait_for_progress(6)
-        jobs = {shard: run.starts(shard)[0] for shard in run.shards()}
-        places = {shard: placement(entry["slurm_job"]) for shard, entry in jobs.items()}
-        assert len(set(places.values())) == 6
-        assert {node for node, _ in places.values()} == {"n1", "n2"}
-        assert all(entry["visible_gpus"] == places[shard][1] for shard, entry in jobs.items())
+        places: dict[str, tuple[str, str]] = {}
+
+        def all_placed() -> bool:
+            for shard in run.shards():
+                if shard not in places and run.starts(shard):
+                    places[shard] = placement(run.starts(shard)[0]["slurm_job"])
+            return len(places) == 6
+
+        wait_until(all_placed, "six running jobs", WAIT_SECONDS)
         said = run.finish(expected)
+    assert len(set(places.values())) == 6
+    assert {node for node, _ in places.values()} == {"n1", "n2"}
+    seen = {shard: run.starts(shard)[0]["visible_gpus"] for shard in run.shards()}
+    assert seen == {shard: gpu for shard, (_, gpu) in places.items()}
     assert "Trying to restart" not in said
     run.assert_nothing_twice()
 

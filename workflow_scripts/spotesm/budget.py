@@ -8,10 +8,10 @@ from spotesm.esm2 import PackedESM2
 
 log = logging.getLogger(__name__)
 
-# On a CPU, larger matrices are hardly faster than these, and a batch should last about a second,
-# so that a job that is told to stop does so soon. Not timed: the same model gives the same batches.
+# On a CPU, larger matrices are hardly faster than these, and a batch should last a few seconds even
+# on two cores. Not timed, so that the same model gives the same batches.
 CPU_LEAST, CPU_MOST = 1024, 4096
-CPU_OPERATIONS_PER_BATCH = {4: 0.35e12, 2: 0.7e12}  # by bytes of a number
+CPU_OPERATIONS_PER_BATCH = {4: 0.7e12, 2: 1.4e12}  # by bytes of a number
 
 # On a GPU, the matrix units are busy from some ten thousand tokens on, or from fewer of a larger
 # model: these operations take a second even on a slow one.

@@ -1,0 +1,65 @@
+"""Does the memory of `embed_shard` grow with its shard? Peaks for 1,000 and for 20,000 sequences.
+
+    PYTHONPATH=workflow_scripts .venv/bin/python benchmarks/memory.py
+
+Each shard is embedded by a process of its own: the 8M architecture, a part every 500 sequences.
+"""
+
+import multiprocessing
+import random
+import resource
+import tempfile
+from pathlib import Path
+
+from spotesm.checkpoints import Thresholds
+from spotesm.sharding import split_fasta
+from spotesm.weights import UNTRAINED, fetch_weights
+from spotesm.worker import ShardJob, embed_shard
+
+MODEL = "esm2_t6_8M_UR50D"
+LONGEST = 60
+
+
+def main() -> None:
+    """Measure and print."""
+    with tempfile.TemporaryDirectory() as folder:
+        manifest = Path(folder, "weights.json")
+        fetch_weights(MODEL, UNTRAINED, manifest.parent, manifest)
+        for count in (1_000, 20_000):
+            peak = measure(count, manifest, Path(folder, str(count)))
+            print(f"{count:7,} sequences: {peak:.0f} MiB at most")
+
+
+def measure(count: int, manifest: Path, folder: Path) -> float:
+    """Return the peak memory, MiB, of embedding `count` sequences."""
+    folder.mkdir()
+    rng = random.Random(0)
+    with open(folder / "in.fasta", "w") as file:
+        for i in range(count):
+            length = LONGEST if i < 100 else rng.randint(10, 30)
+            file.write(f">{i}\n{''.join(rng.choices('ACDEFGHIKLMNPQRSTVWY', k=length))}\n")
+    shard = folder / "1-of-1.fasta"
+    split_fasta([folder / "in.fasta"], [shard], folder / "rejected.tsv", folder / "split.json")
+    job = ShardJob(
+        fasta=shard,
+        output=folder / "1-of-1.h5",
+        weights=manifest,
+        checkpoints=folder / "checkpoints",
+        window=1022,
+        overlap=256,
+        precision="float32",
+        tokens_per_batch=0,
+        thresholds=Thresholds(sequences=500, seconds=300, bytes=1 << 30),
+    )
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(embed_and_measure, (job,))
+
+
+def embed_and_measure(job: ShardJob) -> float:
+    """Embed a shard in this process; its peak memory, MiB."""
+    embed_shard(job)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+
+
+if __name__ == "__main__":
+    main()
