@@ -25,9 +25,10 @@ chaos: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/pip install --disable-pip-version-check --quiet --requirement benchmarks/requirements.txt
-	$(BIN)/python benchmarks/throughput.py --model esm2_t6_8M_UR50D $(BENCH)
-	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 40 $(BENCH)
-	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 40 --precision bfloat16 $(BENCH)
+	$(BIN)/python benchmarks/throughput.py --model esm2_t6_8M_UR50D --sequences 150 --worker $(BENCH)
+	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 24 $(BENCH)
+	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 24 --precision bfloat16 $(BENCH)
+	$(BIN)/python benchmarks/memory.py
 
 # Made again when the pins change; a second call installs nothing.
 .venv/installed: envs/requirements.txt

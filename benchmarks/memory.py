@@ -47,6 +47,7 @@ def measure(count: int, manifest: Path, folder: Path) -> float:
         checkpoints=folder / "checkpoints",
         window=1022,
         overlap=256,
+        out_of_memory="reject",
         precision="float32",
         tokens_per_batch=0,
         thresholds=Thresholds(sequences=500, seconds=300, bytes=1 << 30),

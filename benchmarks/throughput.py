@@ -390,6 +390,7 @@ def time_shard(
         checkpoints=folder / "checkpoints",
         window=MOST_RESIDUES,
         overlap=256,
+        out_of_memory="reject",
         precision=arguments.precision,
         tokens_per_batch=0,
         thresholds=Thresholds(sequences=50, seconds=300, bytes=1 << 30),

@@ -39,6 +39,7 @@ def make_job(folder: Path, fasta: Path, weights_manifest: Path, **changes: objec
         checkpoints=folder / "checkpoints" / "1-of-1",
         window=100,
         overlap=20,
+        out_of_memory="reject",
         precision="auto",
         tokens_per_batch=256,
         thresholds=OFTEN,

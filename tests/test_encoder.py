@@ -124,7 +124,9 @@ def test_running_out_of_memory_halves_the_batch(fair_esm: esm.model.esm2.ESM2) -
     sequences = [random_sequence(rng, n) for n in (98, 58, 48, 48, 38, 28, 8)]
     model = Crowded(load(fair_esm)(torch.float32), room=60)
     remembered = []
-    encoder = Encoder(lambda _: model, torch.float32, 1022, 256, remembered.append)
+    encoder = Encoder(
+        lambda _: model, torch.float32, 1022, 256, on_smaller_budget=remembered.append
+    )
     ((means, reasons),) = encoder.embed_each([[s.encode() for s in sequences]], 400)
     assert model.tried == [340, 160, 100, 60, 50, 50, 80, 40, 40]
     assert remembered == [170, 80, 40]
@@ -149,3 +151,15 @@ def test_a_stop_ends_a_batch_between_two_layers(fair_esm: esm.model.esm2.ESM2) -
     assert next(results)[1] == [""]
     with pytest.raises(Asked):
         next(results)
+
+
+def test_what_does_not_fit_is_cut_into_smaller_windows_if_asked(
+    fair_esm: esm.model.esm2.ESM2,
+) -> None:
+    sequence = random_sequence(random.Random(11), 98)
+    model = Crowded(load(fair_esm)(torch.float32), room=60)
+    encoder = Encoder(lambda _: model, torch.float32, 1022, 20, shrink_windows=True)
+    ((means, reasons),) = encoder.embed_each([[b"MKV", sequence.encode()]], 400)
+    assert reasons == ["", ""]
+    expected, _ = embed(fair_esm, [sequence], window=49, overlap=10)
+    np.testing.assert_allclose(means[1], expected[0], rtol=0, atol=1e-5)

@@ -84,7 +84,7 @@ def test_real_memory_runs_out_and_the_batch_is_halved(
     rng = random.Random(14)
     sequences = [random_sequence(rng, 500) for _ in range(64)]
     remembered: list[int] = []
-    encoder = Encoder(load, torch.float16, 1022, 256, remembered.append)
+    encoder = Encoder(load, torch.float16, 1022, 256, on_smaller_budget=remembered.append)
     means = embed(encoder, [sequences], 1 << 16)
     assert remembered
     for place in (0, 40, 63):

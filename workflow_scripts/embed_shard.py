@@ -15,6 +15,7 @@ with step(snakemake.log[0]):
             checkpoints=Path(snakemake.params.checkpoints),
             window=snakemake.params.long_sequences["window"],
             overlap=snakemake.params.long_sequences["overlap"],
+            out_of_memory=snakemake.params.long_sequences["out_of_memory"],
             precision=snakemake.params.precision,
             # From resources, not params: a change of speed must not recompute finished shards.
             tokens_per_batch=snakemake.resources.tokens_per_batch,

@@ -1,8 +1,10 @@
 """Each row of the failure contract, and faults of the host, on real processes."""
 
 import dataclasses
+import multiprocessing
 import os
 import random
+import resource
 import shutil
 import signal
 import subprocess
@@ -25,6 +27,8 @@ from shards import (
     wait_until,
 )
 from spotesm.durable import read_json, write_json
+from spotesm.job import FAULTS, step
+from spotesm.merging import MergeJob, merge_shards
 from spotesm.worker import ShardJob
 
 N_SEQUENCES = 40
@@ -107,6 +111,17 @@ def test_a_sequence_that_never_fits_is_rejected(job: ShardJob, unbroken: ShardJo
 def test_a_sequence_that_is_not_finite_is_rejected(job: ShardJob, unbroken: ShardJob) -> None:
     assert run(job, faults=f"not_finite={POISON}") == 0
     assert_same_but(job, unbroken, POISONED, "not_finite: ")
+
+
+def test_what_half_precision_cannot_do_is_computed_in_float32(
+    job: ShardJob, unbroken: ShardJob
+) -> None:
+    job = dataclasses.replace(job, precision="bfloat16")
+    assert run(job, faults=f"not_finite_in_half={POISON}") == 0
+    actual, exact = (read_datasets(j.output)["mean/6"] for j in (job, unbroken))
+    assert np.isfinite(actual).all()
+    np.testing.assert_allclose(actual[POISONED], exact[POISONED], rtol=0, atol=1e-5)
+    assert "computing it in float32" in log_of(job).read_text()
 
 
 def test_a_cuda_error_is_journalled_and_its_batch_run_one_by_one(
@@ -255,3 +270,45 @@ def test_parts_of_an_older_format_are_set_aside(job: ShardJob, unbroken: ShardJo
     assert all((job.checkpoints / "set-aside" / part.name).exists() for part in old)
     assert "settings changed (checkpoint_format)" in log_of(job).read_text()
     assert_same_datasets(job.output, unbroken.output)
+
+
+def merge_in_process(job: MergeJob, log: str, faults: str, file_size: int) -> None:
+    os.environ[FAULTS] = faults
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    with step(log):
+        merge_shards(job)
+
+
+@pytest.mark.parametrize(
+    ("faults", "file_size"), [("disk_full@1", resource.RLIM_INFINITY), ("", 40_000)]
+)
+def test_a_full_disk_during_the_merge(
+    unbroken: ShardJob, tmp_path: Path, faults: str, file_size: int
+) -> None:
+    folder = unbroken.output.parent
+    names = ("embeddings.h5", "merged.tsv", "summary.json")
+    output, rejected, summary = (tmp_path / name for name in names)
+    job = MergeJob(
+        shards=[unbroken.output],
+        split=folder / "split.json",
+        split_rejected=folder / "rejected.tsv",
+        output=output,
+        rejected=rejected,
+        summary=summary,
+        max_rejected=0,
+        config={},
+    )
+    log = tmp_path / "merge.log"
+    context = multiprocessing.get_context("forkserver")
+    for attempt in ((faults, file_size), ("", resource.RLIM_INFINITY)):
+        process = context.Process(target=merge_in_process, args=(job, str(log), *attempt))
+        process.start()
+        process.join()
+        if attempt == (faults, file_size):
+            assert process.exitcode == 1
+            assert "run again; what is finished stays" in log.read_text()
+            assert "Traceback" not in log.read_text()
+            assert sorted(path.name for path in tmp_path.iterdir()) == ["merge.log"]
+    assert process.exitcode == 0
+    with h5py.File(output) as merged, h5py.File(unbroken.output) as shard:
+        assert merged["mean/6"][:].tobytes() == shard["mean/6"][:].tobytes()

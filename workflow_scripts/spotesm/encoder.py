@@ -17,6 +17,7 @@ from spotesm.failures import NOT_FINITE, OUT_OF_MEMORY
 
 log = logging.getLogger(__name__)
 
+SMALLEST_WINDOW = 16
 _DOES_NOT_FIT = f"{OUT_OF_MEMORY}: does not fit on the device, even alone"
 _NOT_FINITE = f"{NOT_FINITE}: the model gives NaN or infinity, in float32 too"
 
@@ -75,6 +76,8 @@ class Encoder:
     Args:
         load_model: makes the model in a precision; called once, and once more for float32 if
             another precision ever gives a value that is not finite.
+        shrink_windows: whether a sequence that does not fit on the device even alone is cut into
+            smaller windows, instead of being rejected.
         on_smaller_budget: told the new token budget when memory ran out and it was halved.
         check_stop: called within long work; what it raises ends the work.
     """
@@ -85,6 +88,7 @@ class Encoder:
         dtype: torch.dtype,
         window: int,
         overlap: int,
+        shrink_windows: bool = False,
         on_smaller_budget: Callable[[int], None] = lambda _: None,
         check_stop: Callable[[], None] = lambda: None,
     ) -> None:
@@ -92,6 +96,7 @@ class Encoder:
         self.model = load_model(dtype)
         self.window = window
         self.overlap = overlap
+        self.shrink_windows = shrink_windows
         self.on_smaller_budget = on_smaller_budget
         self.check_stop = check_stop
         self._exact_model: PackedESM2 | None = None
@@ -122,15 +127,8 @@ class Encoder:
 
     @torch.inference_mode()
     def _launch(self, sequences: Sequence[bytes], model: PackedESM2) -> InFlight:
-        windows = [cut_windows(sequence, self.window, self.overlap) for sequence in sequences]
-        pooled, did_not_fit = self._run([window for own in windows for window in own], model)
-        # The windows of a sequence are neighbours, and add up to its mean.
-        means = _sum_runs(pooled, [len(own) for own in windows])
+        means, reasons = self._embed(sequences, model, self.window, self.overlap)
         finite = torch.isfinite(means).all(dim=1)
-        owners = [index for index, own in enumerate(windows) for _ in own]
-        reasons = [""] * len(sequences)
-        for place in did_not_fit:
-            reasons[owners[place]] = _DOES_NOT_FIT
         if means.device.type != "cuda":
             return InFlight(sequences, means, finite, reasons, arrived=lambda: None)
         down = [
@@ -140,6 +138,26 @@ class Encoder:
         event = torch.cuda.Event()
         event.record()
         return InFlight(sequences, *down, reasons, arrived=event.synchronize)
+
+    def _embed(
+        self, sequences: Sequence[bytes], model: PackedESM2, window: int, overlap: int
+    ) -> tuple[Tensor, list[str]]:
+        """Return the (k, D) means on the device, and k reasons why one could not be computed."""
+        windows = [cut_windows(sequence, window, overlap) for sequence in sequences]
+        pooled, did_not_fit = self._run([one for own in windows for one in own], model)
+        # The windows of a sequence are neighbours, and add up to its mean.
+        means = _sum_runs(pooled, [len(own) for own in windows])
+        owners = [index for index, own in enumerate(windows) for _ in own]
+        reasons = [""] * len(sequences)
+        for index in {owners[place] for place in did_not_fit}:
+            reasons[index] = _DOES_NOT_FIT
+            half = min(window, len(sequences[index])) // 2
+            if self.shrink_windows and half >= SMALLEST_WINDOW:
+                log.warning("a sequence does not fit: in windows of %d residues", half)
+                one = [sequences[index]]
+                shrunk, (reasons[index],) = self._embed(one, model, half, min(overlap, half) // 2)
+                means[index] = shrunk[0]
+        return means, reasons
 
     def _collect(self, batch: InFlight) -> tuple[np.ndarray, list[str]]:
         batch.arrived()

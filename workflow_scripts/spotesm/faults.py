@@ -5,7 +5,8 @@ SPOTESM_FAULTS is a comma-separated list of
     KIND=MOTIF    at every forward pass in which a sequence contains MOTIF
     trace=FILE    append a byte to FILE for every sequence (or window) that goes through the model
     slow=SECONDS  spend that much longer on every forward pass
-with the kinds out_of_memory, cuda_error, generic_error, not_finite and disk_full.
+with the kinds out_of_memory, cuda_error, generic_error, not_finite, not_finite_in_half (precision)
+and disk_full.
 """
 
 import errno
@@ -69,7 +70,8 @@ def _fail_at_pass(kind: str, find: Callable[[Tensor], Tensor]) -> None:
         if kind in _ERRORS and found.any():
             raise _ERRORS[kind]()
         hidden = forward(self, tokens, *arguments)
-        hidden[found.to(hidden.device)] = torch.nan
+        if kind == "not_finite" or (kind == "not_finite_in_half" and self.dtype.itemsize == 2):
+            hidden[found.to(hidden.device)] = torch.nan
         return hidden
 
     PackedESM2.forward = failing

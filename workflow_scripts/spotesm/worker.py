@@ -30,6 +30,7 @@ from spotesm.weights import Weights, load_verified
 log = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 1
+SMALLER_WINDOWS = "smaller_windows"
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,8 @@ class ShardJob:
         checkpoints: the shard's own checkpoint directory.
         window: most residues that go through the model at once.
         overlap: residues that neighbouring windows of a longer sequence share.
+        out_of_memory: what to do with a sequence that does not fit on the device even alone:
+            `reject`, or cut it into `smaller_windows`.
         precision: `auto`, `float32`, `bfloat16` or `float16`.
         tokens_per_batch: most tokens in a batch, over all windows, BOS and EOS included; 0 lets
             the model and the device decide.
@@ -59,6 +62,7 @@ class ShardJob:
     checkpoints: Path
     window: int
     overlap: int
+    out_of_memory: str
     precision: str
     tokens_per_batch: int
     thresholds: Thresholds
@@ -176,7 +180,12 @@ def describe_settings(job: ShardJob, weights: Weights, device: torch.device) -> 
         "layers": [weights.architecture.layers],
         "outputs": ["mean"],
         "precision": resolve_precision(job.precision, device),
-        "long_sequences": {"policy": "window", "window": job.window, "overlap": job.overlap},
+        "long_sequences": {
+            "policy": "window",
+            "window": job.window,
+            "overlap": job.overlap,
+            "out_of_memory": job.out_of_memory,
+        },
     }
 
 
@@ -201,6 +210,7 @@ def start_encoder(
         dtype=getattr(torch, precision),
         window=job.window,
         overlap=job.overlap,
+        shrink_windows=job.out_of_memory == SMALLER_WINDOWS,
         on_smaller_budget=checkpoints.lower_token_budget,
         check_stop=stop.leave_if_overdue,
     )
