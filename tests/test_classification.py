@@ -32,4 +32,6 @@ def test_disk_faults_are_told_in_one_line() -> None:
     hdf5 = OSError("Can't write data (file write failed: errno = 28, error message = 'No space')")
     assert explain_host_fault(hdf5).startswith("the disk is full")
     assert explain_host_fault(OSError("Unable to open file (bad signature)")) is None
-    assert explain_host_fault(RuntimeError("errno = 28")) is None
+    closing = RuntimeError("Can't decrement id (file write failed: filename = 'x.h5', errno = 122)")
+    assert explain_host_fault(closing).startswith("x.h5: your quota is used up")
+    assert explain_host_fault(RuntimeError("no room")) is None

@@ -55,7 +55,7 @@ def explain_host_fault(error: BaseException | None) -> str | None:
     Also finds a fault that another exception hides, as those of torch's zip writer do.
     """
     while error is not None:
-        if isinstance(error, OSError):
+        if isinstance(error, OSError | RuntimeError):
             number, path = _number_and_path(error)
             if number in _DISK_FAULTS:
                 where = f"{path}: " if path else ""
@@ -65,11 +65,11 @@ def explain_host_fault(error: BaseException | None) -> str | None:
     return None
 
 
-def _number_and_path(error: OSError) -> tuple[int, str]:
-    """Return what an error is about; HDF5 has both in its message only."""
+def _number_and_path(error: OSError | RuntimeError) -> tuple[int, str]:
+    """Return what an error is about; HDF5 has both in its message only, of either type."""
     number = re.search(r"errno = (\d+)", str(error))
     path = re.search(r"filename = '([^']*)'", str(error))
     return (
-        error.errno or (int(number[1]) if number else 0),
-        error.filename or (path[1] if path else ""),
+        getattr(error, "errno", None) or (int(number[1]) if number else 0),
+        getattr(error, "filename", None) or (path[1] if path else ""),
     )
