@@ -53,6 +53,7 @@ class Run:
     partition: str = "low"
     runtime: int = 10
     signal: str = "'--signal=TERM@30'"
+    slow: float = 0.4
     driver: subprocess.Popen | None = None
 
     def arguments(self) -> tuple[str, ...]:
@@ -70,7 +71,7 @@ class Run:
 
     def start(self) -> None:
         output = open(self.folder / "driver.log", "ab")  # noqa: SIM115 - the driver writes to it
-        slow = {"SPOTESM_FAULTS": "slow=0.4"}
+        slow = {"SPOTESM_FAULTS": f"slow={self.slow}"}
         self.driver = start_snakemake(
             self.folder, *self.arguments(), stdout=output.fileno(), **slow
         )
@@ -93,14 +94,16 @@ class Run:
 
     def wait_for_progress(self, shards: int, attempt: int = 1) -> None:
         """Until each shard's attempt has written a part of its own."""
-        before = {shard: self.parts(shard) for shard in self.shards()}
+        before: dict[str, int] = {}
 
         def progressed() -> bool:
             assert self.driver.poll() is None, (self.folder / "driver.log").read_text()
             names = self.shards()
-            return len(names) == shards and all(
-                len(self.starts(shard)) >= attempt and self.parts(shard) > before.get(shard, 0)
-                for shard in names
+            for shard in names:
+                if len(self.starts(shard)) >= attempt:
+                    before.setdefault(shard, self.parts(shard))
+            return len(before) == shards and all(
+                self.parts(shard) > parts for shard, parts in before.items()
             )
 
         wait_until(progressed, f"progress of {shards} shards, attempt {attempt}", WAIT_SECONDS)
@@ -242,7 +245,8 @@ def test_at_the_time_limit_the_work_goes_on(
     cluster: Cluster, base: Path, unbroken: Path, expected: Path
 ) -> None:
     # SLURM may send the signal up to a minute early.
-    with started(base, unbroken, "limit", shards=1, runtime=1, signal="'--signal=TERM@45'") as run:
+    late = {"runtime": 1, "signal": "'--signal=TERM@45'", "slow": 2.0}
+    with started(base, unbroken, "limit", shards=1, **late) as run:
         said = run.finish(expected)
     (shard,) = run.shards()
     assert [entry["event"] for entry in run.journal(shard)][1] == "stopped"
