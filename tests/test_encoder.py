@@ -6,7 +6,7 @@ import esm
 import numpy as np
 import pytest
 import torch
-from conftest import embed_residues, random_sequence
+from sequences import embed_residues, random_sequence
 from spotesm.encoder import Encoder
 from spotesm.esm2 import PackedESM2
 

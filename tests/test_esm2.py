@@ -6,7 +6,7 @@ import random
 import esm
 import pytest
 import torch
-from conftest import embed_residues, random_sequence
+from sequences import embed_residues, random_sequence
 from spotesm.alphabet import tokenise
 from spotesm.esm2 import PackedESM2
 from spotesm.weights import ARCHITECTURES

@@ -8,7 +8,7 @@ import esm
 import numpy as np
 import pytest
 import torch
-from conftest import random_sequence
+from sequences import random_sequence
 from spotesm.attention import PaddedAttention, VarlenAttention
 from spotesm.budget import choose_token_budget
 from spotesm.encoder import Encoder

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import random_sequence, write_fasta
+from sequences import random_sequence, write_fasta
 from spotesm.failures import InputError
 from spotesm.sharding import Shard, split_fasta
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from conftest import random_sequence, write_fasta
+from sequences import random_sequence, write_fasta
 from shards import assert_same_datasets
 from snakemake_runs import start_snakemake, write_config
 

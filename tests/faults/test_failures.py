@@ -13,12 +13,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import random_sequence, write_fasta
+from sequences import random_sequence, write_fasta
 from shards import (
     assert_same_datasets,
     journal_of,
     log_of,
-    make_job,
     parts_of,
     read_datasets,
     run,
@@ -49,20 +48,6 @@ def fasta(tmp_path_factory: pytest.TempPathFactory) -> Path:
         tmp_path_factory.mktemp("input") / "in.fasta",
         [(f"p{i}", sequence) for i, sequence in enumerate(sequences)],
     )
-
-
-@pytest.fixture(scope="module")
-def unbroken(
-    tmp_path_factory: pytest.TempPathFactory, fasta: Path, weights_manifest: Path
-) -> ShardJob:
-    job = make_job(tmp_path_factory.mktemp("unbroken"), fasta, weights_manifest)
-    assert run(job) == 0
-    return job
-
-
-@pytest.fixture
-def job(tmp_path: Path, fasta: Path, weights_manifest: Path) -> ShardJob:
-    return make_job(tmp_path, fasta, weights_manifest)
 
 
 def assert_one_line(job: ShardJob, text: str) -> None:

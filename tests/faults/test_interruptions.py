@@ -8,7 +8,7 @@ from pathlib import Path
 
 import h5py
 import pytest
-from conftest import random_sequence, write_fasta
+from sequences import random_sequence, write_fasta
 from shards import (
     assert_same_datasets,
     journal_of,
@@ -35,21 +35,6 @@ def fasta(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records = [(f"p{i}", s) for i, s in enumerate(sequences)]
     records += [(f"again{i}", sequences[i]) for i in range(0, N_SEQUENCES, 10)]
     return write_fasta(tmp_path_factory.mktemp("input") / "in.fasta", records)
-
-
-@pytest.fixture(scope="module")
-def unbroken(
-    tmp_path_factory: pytest.TempPathFactory, fasta: Path, weights_manifest: Path
-) -> ShardJob:
-    """A job that ran once, from start to end."""
-    job = make_job(tmp_path_factory.mktemp("unbroken"), fasta, weights_manifest)
-    assert run(job) == 0
-    return job
-
-
-@pytest.fixture
-def job(tmp_path: Path, fasta: Path, weights_manifest: Path) -> ShardJob:
-    return make_job(tmp_path, fasta, weights_manifest)
 
 
 def counts_of(job: ShardJob) -> tuple[int, int, int]:

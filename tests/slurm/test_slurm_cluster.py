@@ -18,7 +18,7 @@ from pathlib import Path
 import psutil
 import pytest
 from cluster import GPUS, Cluster, ask, running_cluster, wait_until, why_not
-from conftest import random_sequence, write_fasta
+from sequences import random_sequence, write_fasta
 from shards import assert_same_datasets
 from snakemake_runs import REPOSITORY, snakemake, start_snakemake, write_config
 

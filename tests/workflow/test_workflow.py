@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from conftest import random_sequence, write_fasta
+from sequences import random_sequence, write_fasta
 from shards import assert_same_datasets
 from snakemake_runs import interrupt_when, snakemake, write_config
 

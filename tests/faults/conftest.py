@@ -1,0 +1,22 @@
+"""A shard job over the module's proteins (its fixture `fasta`) that runs unbroken, and one to hit."""
+
+from pathlib import Path
+
+import pytest
+from shards import make_job, run
+from spotesm.worker import ShardJob
+
+
+@pytest.fixture(scope="module")
+def unbroken(
+    tmp_path_factory: pytest.TempPathFactory, fasta: Path, weights_manifest: Path
+) -> ShardJob:
+    """A job that ran once, from start to end."""
+    job = make_job(tmp_path_factory.mktemp("unbroken"), fasta, weights_manifest)
+    assert run(job) == 0
+    return job
+
+
+@pytest.fixture
+def job(tmp_path: Path, fasta: Path, weights_manifest: Path) -> ShardJob:
+    return make_job(tmp_path, fasta, weights_manifest)
