@@ -1,4 +1,4 @@
-"""A shard job over the module's proteins (its fixture `fasta`) that runs unbroken, and one to hit."""
+"""A shard job over the proteins of a module (its fixture `fasta`): one unbroken, one to hit."""
 
 from pathlib import Path
 
