@@ -159,7 +159,7 @@ def embed_remaining(
     for batches, ahead in ((suspects.reshape(-1, 1), False), (rest, True)):
         launching = attempt.launching(takewhile(lambda _: not stop, batches))
         reading = (shard.read_sequences(batch) for batch in launching)
-        embedded = encoder.embed_each(reading, token_budget, ahead)
+        embedded = encoder.embed_each(reading, checkpoints.token_budget, ahead)
         for batch, (means, reasons) in zip(batches, embedded, strict=False):
             attempt.landed()
             yield batch, Results(shard.digests[batch], means, reasons)
