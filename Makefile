@@ -1,5 +1,5 @@
 # make run    embed the demo             make test   all tests
-# make lint   what CI checks             make bench  the README's speed table
+# make lint   what CI checks             make bench  how fast it is here
 PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONPATH := $(CURDIR)/workflow_scripts
