@@ -182,6 +182,7 @@ def test_without_checkpoints_the_file_is_the_same(job: ShardJob, unbroken: Shard
         assert parts_of(job) == []
         process.join()
     assert process.exitcode == 0
+    assert not list(job.checkpoints.glob("finished.*"))
     assert_same_datasets(job.output, unbroken.output)
 
 

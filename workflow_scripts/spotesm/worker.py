@@ -119,7 +119,8 @@ def embed_shard(job: ShardJob) -> None:
                         "seconds": progress.seconds,
                     },
                 )
-            checkpoints.keep_finished(job.output)
+            if job.checkpointing:
+                checkpoints.keep_finished(job.output)
             if not job.keep_parts:
                 checkpoints.remove_parts()
 
