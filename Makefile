@@ -25,7 +25,7 @@ chaos: .venv/installed
 
 bench: .venv/installed
 	$(BIN)/pip install --disable-pip-version-check --quiet --requirement benchmarks/requirements.txt
-	$(BIN)/python benchmarks/throughput.py --model esm2_t6_8M_UR50D --sequences 150 --worker $(BENCH)
+	$(BIN)/python benchmarks/throughput.py --model esm2_t6_8M_UR50D --sequences 150 --worker 1500 $(BENCH)
 	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 24 $(BENCH)
 	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 24 --precision bfloat16 $(BENCH)
 	$(BIN)/python benchmarks/memory.py

@@ -74,7 +74,7 @@ def main() -> None:
         roofs, seconds = measure(contestants, sequences, architecture, device, dtype, arguments)
         report(seconds, roofs, tokens, operations, arguments)
         if arguments.worker:
-            time_worker(sequences, manifest, seconds["spotesm"], arguments, Path(folder))
+            time_worker(contestants["spotesm"], manifest, arguments, Path(folder))
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -88,7 +88,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--fasta", type=Path, help="proteins; random ones of real lengths if none")
     parser.add_argument("--sequences", type=int, default=200, help="how many")
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
-    parser.add_argument("--worker", action="store_true", help="time the whole embed_shard as well")
+    parser.add_argument("--worker", type=int, help="time embed_shard too, on so many sequences")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     return parser.parse_args()
 
@@ -353,22 +353,20 @@ def report(
 
 
 def time_worker(
-    sequences: list[str],
-    manifest: Path,
-    forward_seconds: list[float],
-    arguments: argparse.Namespace,
-    folder: Path,
+    forward: Contestant, manifest: Path, arguments: argparse.Namespace, folder: Path
 ) -> None:
     """Time `embed_shard`, start-up apart, with checkpoints and without, against the forward."""
-    forward = statistics.median(forward_seconds)
-    print(f"embed_shard, against {forward:.1f} s of the bare forward (start-up apart):")
-    for checkpointing in (True, False):
-        whole = time_shard(sequences, manifest, arguments, folder / "all", checkpointing)
-        start_up = time_shard(["M"], manifest, arguments, folder / "one", checkpointing)
-        label = "with" if checkpointing else "without"
-        print(
-            f"  {label} checkpoints: {whole - start_up:.1f} s, {(whole - start_up) / forward:.3f}"
-        )
+    sequences = read_sequences(arguments.fasta, arguments.worker)
+    print(f"embed_shard on {len(sequences)} sequences, start-up apart, against the bare forward:")
+    for _ in range(arguments.repeats):
+        start = time.perf_counter()
+        forward(sequences)
+        bare = time.perf_counter() - start
+        for checkpointing in (True, False):
+            whole = time_shard(sequences, manifest, arguments, folder, checkpointing)
+            start_up = time_shard(["M"], manifest, arguments, folder, checkpointing)
+            work, label = whole - start_up, "with" if checkpointing else "without"
+            print(f"  {label:>7} checkpoints: {work:.1f} s, {work / bare:.3f} of {bare:.1f} s")
 
 
 def time_shard(
@@ -379,7 +377,7 @@ def time_shard(
     checkpointing: bool,
 ) -> float:
     """Return the seconds of a whole job; a part every 50 sequences, far more often than usual."""
-    folder.mkdir(exist_ok=True)
+    folder = Path(tempfile.mkdtemp(dir=folder))  # a new one: nothing to resume from
     fasta, shard = folder / "in.fasta", folder / "1-of-1.fasta"
     fasta.write_text("".join(f">{i}\n{sequence}\n" for i, sequence in enumerate(sequences)))
     split_fasta([fasta], [shard], folder / "rejected.tsv", folder / "split.json")
@@ -398,9 +396,7 @@ def time_shard(
     )
     start = time.perf_counter()
     embed_shard(job)
-    elapsed = time.perf_counter() - start
-    job.output.unlink()
-    return elapsed
+    return time.perf_counter() - start
 
 
 if __name__ == "__main__":

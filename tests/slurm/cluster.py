@@ -1,6 +1,11 @@
-"""A SLURM cluster on this machine: two nodes with four fake GPUs each, gone without a trace."""
+"""A SLURM cluster on this machine, gone without a trace.
+
+It has sections, so that scenarios can run side by side: two nodes each, with four fake GPUs a node,
+and partitions of their own, `low-a`, `abrupt-a` and `high-a` for the section `a`.
+"""
 
 import contextlib
+import itertools
 import os
 import secrets
 import shutil
@@ -15,7 +20,7 @@ import psutil
 CONFIG = Path("/etc/slurm")  # the executor plugin drops SLURM_CONF, so it must be here
 CONFIG_FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "squeue", "scontrol", "sbatch", "scancel", "sinfo")
-NODES = ("n1", "n2")
+NODES_PER_SECTION = 2
 GPUS = 4
 WAIT_SECONDS = 90.0
 
@@ -55,10 +60,15 @@ SlurmdSpoolDir={folder}/spool-%n
 StateSaveLocation={folder}/state
 SlurmctldLogFile={folder}/slurmctld.log
 SlurmdLogFile={folder}/slurmd-%n.log
-{nodes}
-PartitionName=low Nodes=n[1-2] Default=YES PriorityTier=1 PreemptMode=REQUEUE GraceTime=5 State=UP
-PartitionName=abrupt Nodes=n[1-2] PriorityTier=1 PreemptMode=REQUEUE GraceTime=0 State=UP
-PartitionName=high Nodes=n[1-2] PriorityTier=10 PreemptMode=OFF State=UP
+"""
+NODE = """\
+NodeName={node} NodeAddr=127.0.0.1 NodeHostname={host} Port={port} CPUs=8 RealMemory=8000 \
+Gres=gpu:fake:{gpus} State=UNKNOWN
+"""
+PARTITIONS = """\
+PartitionName=low-{section} Nodes={nodes} PriorityTier=1 PreemptMode=REQUEUE GraceTime=5
+PartitionName=abrupt-{section} Nodes={nodes} PriorityTier=1 PreemptMode=REQUEUE GraceTime=0
+PartitionName=high-{section} Nodes={nodes} PriorityTier=10 PreemptMode=OFF
 """
 
 
@@ -100,8 +110,11 @@ def _free_port() -> int:
 class Cluster:
     """Its daemons, as processes of ours in the foreground."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, sections: str) -> None:
         self.folder = folder
+        self.nodes = {
+            section: [f"{section}{i + 1}" for i in range(NODES_PER_SECTION)] for section in sections
+        }
         self.base = str(folder.parent)  # jobs work below it
         self.daemons: dict[str, subprocess.Popen] = {}
 
@@ -119,17 +132,25 @@ class Cluster:
         self._run("munged", "--force", "--foreground", *options)
         wait_until(files["socket"].exists, "munged")
         self._run("slurmctld", "-D", "-i")
-        for node in NODES:
+        for node in itertools.chain(*self.nodes.values()):
             self.start_node(node)
-        wait_until(lambda: self.count_idle() == len(NODES), "idle nodes")
+        for section in self.nodes:
+            self.wait_for_nodes(section)
 
     def start_node(self, node: str) -> None:
         self._run("slurmd", "-D", "-N", node, name=node)
 
-    def count_idle(self) -> int:
-        with contextlib.suppress(subprocess.CalledProcessError):
-            return ask("sinfo", "-h", "-N", "-p", "low", "-t", "idle", "-o", "%N").count("n")
-        return 0
+    def wait_for_nodes(self, section: str) -> None:
+        """Until a section's nodes are up and free."""
+
+        def all_idle() -> bool:
+            try:
+                idle = ask("sinfo", "-h", "-N", "-p", f"low-{section}", "-t", "idle", "-o", "%N")
+            except subprocess.CalledProcessError:  # the controller does not answer yet
+                return False
+            return idle.split() == self.nodes[section]
+
+        wait_until(all_idle, f"idle nodes in section {section}")
 
     def _run(self, program: str, *arguments: str, name: str = "") -> None:
         with open(self.folder / f"{name or program}.out", "ab") as output:
@@ -142,18 +163,18 @@ class Cluster:
 
     def _write_config(self) -> None:
         host = socket.gethostname().partition(".")[0]
-        nodes = "\n".join(
-            f"NodeName={node} NodeAddr=127.0.0.1 NodeHostname={host} Port={_free_port()} CPUs=8 "
-            f"RealMemory=8000 Gres=gpu:fake:{GPUS} State=UNKNOWN"
-            for node in NODES
-        )
-        content = SLURM_CONF.format(
-            host=host, controller=_free_port(), folder=self.folder, nodes=nodes
-        )
+        content = SLURM_CONF.format(host=host, controller=_free_port(), folder=self.folder)
+        for section, nodes in self.nodes.items():
+            for node in nodes:
+                content += NODE.format(node=node, host=host, port=_free_port(), gpus=GPUS)
+            content += PARTITIONS.format(section=section, nodes=",".join(nodes))
         (self.folder / "slurm.conf").write_text(content)
         for gpu in range(GPUS):  # clones of /dev/null
             os.mknod(self.folder / f"gpu{gpu}", 0o20666, os.makedev(1, 3))
-        gres = [f"NodeName={n} Name=gpu Type=fake File={self.folder}/gpu[0-3]\n" for n in NODES]
+        gres = [
+            f"NodeName={node} Name=gpu Type=fake File={self.folder}/gpu[0-{GPUS - 1}]\n"
+            for node in itertools.chain(*self.nodes.values())
+        ]
         (self.folder / "gres.conf").write_text("AutoDetect=off\n" + "".join(gres))
         (self.folder / "cgroup.conf").write_text("CgroupAutomount=no\n")
         CONFIG.mkdir(exist_ok=True)
@@ -209,9 +230,9 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def running_cluster(folder: Path) -> Iterator[Cluster]:
-    """A cluster for as long as the block lasts."""
-    cluster = Cluster(folder)
+def running_cluster(folder: Path, sections: str) -> Iterator[Cluster]:
+    """A cluster with a section for each letter, for as long as the block lasts."""
+    cluster = Cluster(folder, sections)
     try:
         cluster.start()
         yield cluster

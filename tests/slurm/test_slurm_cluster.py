@@ -1,7 +1,8 @@
 """The workflow on a real SLURM: preempted, requeued, cancelled, killed, and right in the end.
 
 Jobs compute on the CPU; each forward pass takes a little longer than it must, so that there is
-something to interrupt.
+something to interrupt. Most of a run is waiting, so the scenarios run side by side, each in a
+section of the cluster that it has for itself.
 """
 
 import contextlib
@@ -12,7 +13,8 @@ import random
 import re
 import signal
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import psutil
@@ -28,8 +30,262 @@ pytestmark = [
 ]
 
 N_SEQUENCES = 60
-WAIT_SECONDS = 180.0
+WAIT_SECONDS = 300.0
 SPEED = ("--set-threads", "embed_shard=1")
+
+
+@dataclasses.dataclass
+class Run:
+    """One run of the workflow, in a section of the cluster."""
+
+    cluster: Cluster
+    section: str
+    folder: Path
+    unbroken: Path
+    shards: int = 3
+    partition: str = "low"
+    runtime: str = "10"
+    slow: float = 0.4
+    driver: subprocess.Popen | None = None
+
+    # -- the driver ----------------------------------------------------------------------------
+
+    def arguments(self) -> tuple[str, ...]:
+        partition = f"slurm_partition={self.partition}-{self.section}"
+        resources = partition, "mem_mb=500", "runtime=10"
+        embed = partition, "mem_mb=1000", f"runtime={self.runtime}", "tokens_per_batch=300"
+        embed += ("slurm_extra='--signal=TERM@30'",)
+        return (
+            *("--workflow-profile", str(REPOSITORY / "profiles/slurm")),
+            *("--configfile", "my.yaml", *SPEED, "--latency-wait", "20"),
+            *("--default-resources", *resources),
+            *("--set-resources", *(f"embed_shard:{setting}" for setting in embed)),
+            *("--slurm-init-seconds-before-status-checks", "2"),
+            *("--seconds-between-status-checks", "1"),
+        )
+
+    @contextlib.contextmanager
+    def started(self) -> Iterator[None]:
+        (self.folder / "resources").mkdir(parents=True)
+        (self.folder / "in.fasta").symlink_to(self.unbroken / "in.fasta")
+        (self.folder / "resources/weights").symlink_to(self.unbroken / "resources/weights")
+        prepare(self.folder, self.shards)
+        self.start()
+        try:
+            yield
+        finally:
+            self.kill_driver()
+            for partition in (self.partition, "high"):
+                ask("scancel", "--partition", f"{partition}-{self.section}")
+
+    def start(self) -> None:
+        with open(self.folder / "driver.log", "ab") as output:
+            slow = {"SPOTESM_FAULTS": f"slow={self.slow}"}
+            self.driver = start_snakemake(
+                self.folder, *self.arguments(), stdout=output.fileno(), **slow
+            )
+
+    def kill_driver(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.driver.pid, signal.SIGKILL)
+        self.driver.wait()
+
+    def finish(self) -> None:
+        """Wait for the end, and compare with the unbroken local run."""
+        self.driver.wait(WAIT_SECONDS)
+        assert self.driver.returncode == 0, self.said
+        expected = self.unbroken / "results/d/embeddings.h5"
+        assert_same_datasets(self.folder / "results/d/embeddings.h5", expected)
+
+    @property
+    def said(self) -> str:
+        """What Snakemake printed."""
+        return (self.folder / "driver.log").read_text()
+
+    # -- the jobs ------------------------------------------------------------------------------
+
+    def started_shards(self) -> list[str]:
+        return sorted(path.name for path in (self.folder / "results/d/checkpoints").glob("*"))
+
+    def journal(self, shard: str) -> list[dict]:
+        path = self.folder / "results/d/checkpoints" / shard / "journal.jsonl"
+        with contextlib.suppress(FileNotFoundError):
+            return [json.loads(line) for line in path.read_text().splitlines()]
+        return []
+
+    def events(self, shard: str) -> list[str]:
+        return [entry["event"] for entry in self.journal(shard)]
+
+    def starts(self, shard: str) -> list[dict]:
+        return [entry for entry in self.journal(shard) if entry["event"] == "start"]
+
+    def slurm_jobs(self, shard: str) -> set[str]:
+        return {entry["slurm_job"] for entry in self.starts(shard)}
+
+    def placement(self, shard: str) -> tuple[str, str]:
+        """The node and the GPU of a shard's running job."""
+        shown = ask("scontrol", "show", "job", "-d", self.starts(shard)[-1]["slurm_job"])
+        return re.search(r"Nodes=(\S+) CPU_IDs.*GRES=gpu:fake:1\(IDX:(\d+)\)", shown).groups()
+
+    def count_parts(self, shard: str) -> int:
+        return len(list((self.folder / "results/d/checkpoints" / shard).glob("part-*.pt")))
+
+    def wait_for_progress(self, attempt: int = 1) -> None:
+        """Until each shard's attempt has written a part of its own."""
+        before: dict[str, int] = {}
+
+        def progressed() -> bool:
+            assert self.driver.poll() is None, self.said
+            for shard in self.started_shards():
+                if len(self.starts(shard)) >= attempt:
+                    before.setdefault(shard, self.count_parts(shard))
+            return len(before) == self.shards and all(
+                self.count_parts(shard) > parts for shard, parts in before.items()
+            )
+
+        wait_until(progressed, f"progress in attempt {attempt}", WAIT_SECONDS)
+
+    def preempt_all(self) -> None:
+        """Have all GPUs that this run uses taken by jobs of higher priority, for a moment."""
+        for node in {self.placement(shard)[0] for shard in self.started_shards()}:
+            options = f"-N1 --gpus-per-node={GPUS} --mem=100 -n1 -w {node} -o /dev/null"
+            ask("sbatch", "-p", f"high-{self.section}", *options.split(), "--wrap", "sleep 1")
+
+    # -- what must hold in the end --------------------------------------------------------------
+
+    def assert_nothing_twice(self) -> None:
+        """Every sequence was computed once, over all attempts of all shards."""
+        entries = [entry for shard in self.started_shards() for entry in self.journal(shard)]
+        assert sum(entry.get("computed", 0) for entry in entries) == N_SEQUENCES
+
+    def assert_no_retry(self) -> None:
+        """Each shard kept its job number; Snakemake noticed nothing."""
+        assert all(len(self.slurm_jobs(shard)) == 1 for shard in self.started_shards())
+        assert "Trying to restart" not in self.said
+
+
+def prepare(folder: Path, shards: int) -> None:
+    write_config(folder, datasets={"d": "in.fasta"}, shards=shards, checkpoint={"sequences": 1})
+
+
+# -- scenarios -------------------------------------------------------------------------------------
+
+
+def each_job_has_a_device_of_its_own(run: Run) -> None:
+    run.shards = 6
+    places: dict[str, tuple[str, str]] = {}
+
+    def all_placed() -> bool:
+        for shard in run.started_shards():
+            if shard not in places and run.starts(shard):
+                places[shard] = run.placement(shard)
+        return len(places) == run.shards
+
+    with run.started():
+        wait_until(all_placed, "six running jobs", WAIT_SECONDS)
+        run.finish()
+    assert len(set(places.values())) == run.shards
+    assert {node for node, _ in places.values()} == set(run.cluster.nodes[run.section])
+    seen = {shard: run.starts(shard)[0]["visible_gpus"] for shard in places}
+    assert seen == {shard: gpu for shard, (_, gpu) in places.items()}
+    run.assert_no_retry()
+    run.assert_nothing_twice()
+
+
+def all_are_preempted_at_once(run: Run) -> None:
+    preempted(run, times=1)
+
+
+def one_is_preempted_three_times_in_a_row(run: Run) -> None:
+    run.shards = 1
+    preempted(run, times=3)
+
+
+def preempted(run: Run, times: int) -> None:
+    with run.started():
+        for attempt in range(1, times + 1):
+            run.wait_for_progress(attempt)
+            run.preempt_all()
+        run.finish()
+    for shard in run.started_shards():
+        assert run.events(shard) == ["start", "stopped"] * times + ["start", "completed"]
+    run.assert_no_retry()
+    run.assert_nothing_twice()
+
+
+def preempted_without_grace(run: Run) -> None:
+    run.shards, run.partition = 1, "abrupt"
+    with run.started():
+        run.wait_for_progress()
+        run.preempt_all()
+        run.finish()
+    assert len(run.starts("1-of-1")) == 2
+    run.assert_no_retry()
+    run.assert_nothing_twice()
+
+
+def the_time_limit_is_reached(run: Run) -> None:
+    # SLURM may send the signal up to a minute early: at worst before the job has begun to listen.
+    run.shards, run.runtime, run.slow = 1, "1*attempt", 2.0
+    with run.started():
+        run.finish()
+    assert "stopped" in run.events("1-of-1")
+    assert "DUE TO TIME LIMIT" not in run.said
+    run.assert_nothing_twice()
+
+
+def jobs_are_cancelled_requeued_and_killed(run: Run) -> None:
+    with run.started():
+        run.wait_for_progress()
+        cancelled, requeued, killed = run.started_shards()
+        first = {shard: run.starts(shard)[0] for shard in run.started_shards()}
+        ask("scancel", first[cancelled]["slurm_job"])
+        ask("scontrol", "requeue", first[requeued]["slurm_job"])
+        os.kill(first[killed]["pid"], signal.SIGKILL)
+        run.finish()
+    kept_its_job = {shard: len(run.slurm_jobs(shard)) == 1 for shard in first}
+    assert kept_its_job == {cancelled: False, requeued: True, killed: False}
+    assert run.events(killed) == ["start", "start", "completed"]
+    assert all(len(run.starts(shard)) == 2 for shard in first)
+
+
+def a_node_is_lost_and_the_driver_is_killed(run: Run) -> None:
+    with run.started():
+        run.wait_for_progress()
+        lost, _ = run.placement(run.started_shards()[0])
+        run.cluster.lose_node(lost)
+        try:
+            run.wait_for_progress(attempt=2)
+            orphans = {shard: run.starts(shard)[-1] for shard in run.started_shards()}
+            run.kill_driver()
+            unlocking = start_snakemake(run.folder, *run.arguments(), "--unlock")
+            unlocking.communicate(timeout=WAIT_SECONDS)
+            run.start()
+            run.finish()
+        finally:
+            run.cluster.start_node(lost)
+    for shard, orphan in orphans.items():
+        # The orphan went on, and nobody wrote beside it.
+        assert run.events(shard)[-1] == "completed"
+        later = run.starts(shard)[2:]
+        assert all(entry["pid"] != orphan["pid"] for entry in later)
+        assert not psutil.pid_exists(orphan["pid"])
+    run.cluster.wait_for_nodes(run.section)
+
+
+# -- the tests -------------------------------------------------------------------------------------
+
+Scenario = Callable[[Run], None]
+SCENARIOS: tuple[Scenario, ...] = (
+    each_job_has_a_device_of_its_own,
+    all_are_preempted_at_once,
+    one_is_preempted_three_times_in_a_row,
+    preempted_without_grace,
+    the_time_limit_is_reached,
+    jobs_are_cancelled_requeued_and_killed,
+    a_node_is_lost_and_the_driver_is_killed,
+)
+SECTIONS = "abcdefg"
 
 
 @pytest.fixture(scope="module")
@@ -41,85 +297,8 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cluster(base: Path) -> Iterator[Cluster]:
     folder = base / "cluster"
     folder.mkdir()
-    with running_cluster(folder) as cluster:
+    with running_cluster(folder, SECTIONS) as cluster:
         yield cluster
-
-
-@dataclasses.dataclass
-class Run:
-    """One run of the workflow on the cluster."""
-
-    folder: Path
-    partition: str = "low"
-    runtime: int = 10
-    signal: str = "'--signal=TERM@30'"
-    slow: float = 0.4
-    driver: subprocess.Popen | None = None
-
-    def arguments(self) -> tuple[str, ...]:
-        resources = f"slurm_partition={self.partition}", "mem_mb=500", "runtime=10"
-        embed = {"mem_mb": 1000, "runtime": self.runtime, "slurm_extra": self.signal}
-        embed |= {"slurm_partition": self.partition, "tokens_per_batch": 300}
-        return (
-            *("--workflow-profile", str(REPOSITORY / "profiles/slurm")),
-            *("--configfile", "my.yaml", *SPEED, "--latency-wait", "20"),
-            *("--default-resources", *resources),
-            *("--set-resources", *(f"embed_shard:{key}={value}" for key, value in embed.items())),
-            *("--slurm-init-seconds-before-status-checks", "2"),
-            *("--seconds-between-status-checks", "1"),
-        )
-
-    def start(self) -> None:
-        output = open(self.folder / "driver.log", "ab")  # noqa: SIM115 - the driver writes to it
-        slow = {"SPOTESM_FAULTS": f"slow={self.slow}"}
-        self.driver = start_snakemake(
-            self.folder, *self.arguments(), stdout=output.fileno(), **slow
-        )
-        output.close()
-
-    def journal(self, shard: str) -> list[dict]:
-        path = self.folder / "results/d/checkpoints" / shard / "journal.jsonl"
-        with contextlib.suppress(FileNotFoundError):
-            return [json.loads(line) for line in path.read_text().splitlines()]
-        return []
-
-    def shards(self) -> list[str]:
-        return sorted(path.name for path in (self.folder / "results/d/checkpoints").glob("*"))
-
-    def starts(self, shard: str) -> list[dict]:
-        return [entry for entry in self.journal(shard) if entry["event"] == "start"]
-
-    def parts(self, shard: str) -> int:
-        return len(list((self.folder / "results/d/checkpoints" / shard).glob("part-*.pt")))
-
-    def wait_for_progress(self, shards: int, attempt: int = 1) -> None:
-        """Until each shard's attempt has written a part of its own."""
-        before: dict[str, int] = {}
-
-        def progressed() -> bool:
-            assert self.driver.poll() is None, (self.folder / "driver.log").read_text()
-            names = self.shards()
-            for shard in names:
-                if len(self.starts(shard)) >= attempt:
-                    before.setdefault(shard, self.parts(shard))
-            return len(before) == shards and all(
-                self.parts(shard) > parts for shard, parts in before.items()
-            )
-
-        wait_until(progressed, f"progress of {shards} shards, attempt {attempt}", WAIT_SECONDS)
-
-    def finish(self, expected: Path) -> str:
-        """Wait for the end, compare with the unbroken local run; what Snakemake said."""
-        self.driver.wait(WAIT_SECONDS)
-        said = (self.folder / "driver.log").read_text()
-        assert self.driver.returncode == 0, said
-        assert_same_datasets(self.folder / "results/d/embeddings.h5", expected)
-        return said
-
-    def assert_nothing_twice(self) -> None:
-        """Every sequence was computed once, over all attempts of all shards."""
-        ends = [entry for shard in self.shards() for entry in self.journal(shard)]
-        assert sum(entry.get("computed", 0) for entry in ends) == N_SEQUENCES
 
 
 @pytest.fixture(scope="module")
@@ -138,162 +317,23 @@ def unbroken(base: Path) -> Path:
     return folder
 
 
-def prepare(folder: Path, shards: int) -> None:
-    write_config(folder, datasets={"d": "in.fasta"}, shards=shards, checkpoint={"sequences": 1})
+@pytest.fixture(scope="module")
+def outcomes(
+    request: pytest.FixtureRequest, cluster: Cluster, base: Path, unbroken: Path
+) -> Iterator[dict[Scenario, Future]]:
+    """All scenarios that tests were chosen for, running."""
+    chosen = [
+        item.callspec.params["scenario"]
+        for item in request.session.items
+        if item.fspath == request.fspath
+    ]
+    with ThreadPoolExecutor(len(chosen)) as pool:
+        yield {
+            scenario: pool.submit(scenario, Run(cluster, section, base / section, unbroken))
+            for section, scenario in zip(SECTIONS, chosen, strict=False)
+        }
 
 
-@pytest.fixture
-def expected(unbroken: Path) -> Path:
-    return unbroken / "results/d/embeddings.h5"
-
-
-@contextlib.contextmanager
-def started(
-    base: Path, unbroken: Path, name: str, shards: int = 3, **changes: object
-) -> Iterator[Run]:
-    folder = base / name
-    (folder / "resources").mkdir(parents=True)
-    (folder / "in.fasta").symlink_to(unbroken / "in.fasta")
-    (folder / "resources/weights").symlink_to(unbroken / "resources/weights")
-    prepare(folder, shards)
-    run = Run(folder, **changes)
-    run.start()
-    try:
-        yield run
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(run.driver.pid, signal.SIGKILL)
-        run.driver.wait()
-        subprocess.run(["scancel", "--user=root"], capture_output=True, timeout=30)
-
-
-def preempt(node: str) -> None:
-    """Have all GPUs of a node taken by a job of higher priority, for a moment."""
-    options = f"-N1 --gpus-per-node={GPUS} --mem=100 -n1 -w {node} -p high -o /dev/null".split()
-    ask("sbatch", *options, "--wrap", "sleep 1")
-
-
-def placement(job: str) -> tuple[str, str]:
-    """The node and the GPU of a running job."""
-    shown = ask("scontrol", "show", "job", "-d", job)
-    return re.search(r"Nodes=(\S+) CPU_IDs.*GRES=gpu:fake:1\(IDX:(\d+)\)", shown).groups()
-
-
-def test_each_job_has_a_device_of_its_own(
-    cluster: Cluster, base: Path, unbroken: Path, expected: Path
-) -> None:
-    with started(base, unbroken, "plain", shards=6) as run:
-        places: dict[str, tuple[str, str]] = {}
-
-        def all_placed() -> bool:
-            for shard in run.shards():
-                if shard not in places and run.starts(shard):
-                    places[shard] = placement(run.starts(shard)[0]["slurm_job"])
-            return len(places) == 6
-
-        wait_until(all_placed, "six running jobs", WAIT_SECONDS)
-        said = run.finish(expected)
-    assert len(set(places.values())) == 6
-    assert {node for node, _ in places.values()} == {"n1", "n2"}
-    seen = {shard: run.starts(shard)[0]["visible_gpus"] for shard in run.shards()}
-    assert seen == {shard: gpu for shard, (_, gpu) in places.items()}
-    assert "Trying to restart" not in said
-    run.assert_nothing_twice()
-
-
-@pytest.mark.parametrize(("partition", "times", "shards"), [("low", 1, 3), ("low", 3, 1)])
-def test_preempted_jobs_requeue_themselves(
-    cluster: Cluster,
-    base: Path,
-    unbroken: Path,
-    expected: Path,
-    partition: str,
-    times: int,
-    shards: int,
-) -> None:
-    name = f"{partition}{times}"
-    with started(base, unbroken, name, shards=shards, partition=partition) as run:
-        for attempt in range(1, times + 1):
-            run.wait_for_progress(shards, attempt)
-            nodes = {placement(run.starts(shard)[-1]["slurm_job"])[0] for shard in run.shards()}
-            for node in nodes:
-                preempt(node)
-        said = run.finish(expected)
-    for shard in run.shards():
-        events = [entry["event"] for entry in run.journal(shard)]
-        assert events == ["start", "stopped"] * times + ["start", "completed"]
-        assert len({entry["slurm_job"] for entry in run.starts(shard)}) == 1
-    assert "Trying to restart" not in said
-    run.assert_nothing_twice()
-
-
-def test_without_grace_nothing_is_lost_either(
-    cluster: Cluster, base: Path, unbroken: Path, expected: Path
-) -> None:
-    with started(base, unbroken, "abrupt", shards=1, partition="abrupt") as run:
-        run.wait_for_progress(1)
-        (shard,) = run.shards()
-        preempt(placement(run.starts(shard)[-1]["slurm_job"])[0])
-        said = run.finish(expected)
-    assert len({entry["slurm_job"] for entry in run.starts(shard)}) == 1
-    assert len(run.starts(shard)) == 2
-    assert "Trying to restart" not in said
-    run.assert_nothing_twice()
-
-
-def test_at_the_time_limit_the_work_goes_on(
-    cluster: Cluster, base: Path, unbroken: Path, expected: Path
-) -> None:
-    # SLURM may send the signal up to a minute early.
-    late = {"runtime": 1, "signal": "'--signal=TERM@45'", "slow": 2.0}
-    with started(base, unbroken, "limit", shards=1, **late) as run:
-        said = run.finish(expected)
-    (shard,) = run.shards()
-    assert [entry["event"] for entry in run.journal(shard)][1] == "stopped"
-    assert "DUE TO TIME LIMIT" not in said
-    run.assert_nothing_twice()
-
-
-def test_jobs_that_are_cancelled_requeued_and_killed(
-    cluster: Cluster, base: Path, unbroken: Path, expected: Path
-) -> None:
-    with started(base, unbroken, "hit") as run:
-        run.wait_for_progress(3)
-        cancelled, requeued, killed = run.shards()
-        first = {shard: run.starts(shard)[0] for shard in run.shards()}
-        ask("scancel", first[cancelled]["slurm_job"])
-        ask("scontrol", "requeue", first[requeued]["slurm_job"])
-        os.kill(first[killed]["pid"], signal.SIGKILL)
-        run.finish(expected)
-    assert run.starts(cancelled)[-1]["slurm_job"] != first[cancelled]["slurm_job"]
-    assert run.starts(requeued)[-1]["slurm_job"] == first[requeued]["slurm_job"]
-    assert run.starts(killed)[-1]["slurm_job"] != first[killed]["slurm_job"]
-    assert [entry["event"] for entry in run.journal(killed)] == ["start", "start", "completed"]
-    assert all(len(run.starts(shard)) == 2 for shard in run.shards())
-
-
-def test_a_lost_node_and_a_killed_driver(
-    cluster: Cluster, base: Path, unbroken: Path, expected: Path
-) -> None:
-    with started(base, unbroken, "lost") as run:
-        run.wait_for_progress(3)
-        lost = placement(run.starts(run.shards()[0])[0]["slurm_job"])[0]
-        cluster.lose_node(lost)
-        try:
-            run.wait_for_progress(3, attempt=2)
-            orphans = {shard: run.starts(shard)[-1] for shard in run.shards()}
-            os.killpg(run.driver.pid, signal.SIGKILL)
-            run.driver.wait()
-            unlock = start_snakemake(run.folder, *run.arguments(), "--unlock")
-            unlock.communicate(timeout=WAIT_SECONDS)
-            run.start()
-            run.finish(expected)
-        finally:
-            cluster.start_node(lost)
-    for shard, orphan in orphans.items():
-        # The orphan went on, and nobody wrote beside it.
-        assert run.journal(shard)[-1]["event"] == "completed"
-        later = run.starts(shard)[2:]
-        assert all(entry["pid"] != orphan["pid"] for entry in later)
-        assert not psutil.pid_exists(orphan["pid"])
-    wait_until(lambda: cluster.count_idle() == 2, "the node's return")
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
+def test_the_workflow_ends_well_when(scenario: Scenario, outcomes: dict[Scenario, Future]) -> None:
+    outcomes[scenario].result()
