@@ -5,6 +5,7 @@ and partitions of their own, `low-a`, `abrupt-a` and `high-a` for the section `a
 """
 
 import contextlib
+import importlib.util
 import itertools
 import os
 import secrets
@@ -20,6 +21,7 @@ import psutil
 CONFIG = Path("/etc/slurm")  # the executor plugin drops SLURM_CONF, so it must be here
 CONFIG_FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "squeue", "scontrol", "sbatch", "scancel", "sinfo")
+PLUGIN = "snakemake_executor_plugin_slurm"
 NODES_PER_SECTION = 2
 GPUS = 4
 WAIT_SECONDS = 90.0
@@ -77,6 +79,8 @@ def why_not() -> str:
     missing = [program for program in PROGRAMS if not shutil.which(program, path=_path())]
     if missing:
         return f"SLURM's programs are missing: {', '.join(missing)}"
+    if importlib.util.find_spec(PLUGIN) is None:
+        return f"{PLUGIN} is missing; see profiles/slurm/requirements.txt"
     if os.geteuid() != 0:
         return "a cluster of one's own needs root"
     if any((CONFIG / name).exists() for name in CONFIG_FILES):

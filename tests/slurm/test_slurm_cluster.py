@@ -176,6 +176,7 @@ def each_job_has_a_device_of_its_own(run: Run) -> None:
     places: dict[str, tuple[str, str]] = {}
 
     def all_placed() -> bool:
+        assert run.driver.poll() is None, run.said
         for shard in run.started_shards():
             if shard not in places and run.starts(shard):
                 places[shard] = run.placement(shard)
