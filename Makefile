@@ -1,14 +1,23 @@
 # make run    embed the demo             make test   all tests
-# make lint   what CI checks             make bench  how fast it is here
+# make plan   what a run will cost       make lint   what CI checks
+# make status how far a run is           make bench  how fast it is here
 PYTHON ?= python3
 BIN := .venv/bin
 export PYTHONPATH := $(CURDIR)/workflow_scripts
 
-.PHONY: run test lint chaos bench
+.PHONY: run test lint chaos bench status plan
 
 run: .venv/installed
 	$(BIN)/snakemake
 	@$(BIN)/python -m spotesm.summary results/*/summary.json
+
+# How far the run is; WATCH=1 looks again and again.
+status: .venv/installed
+	@$(BIN)/python -m spotesm.status $(if $(WATCH),--watch) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS))
+
+# What a run will cost; CONFIG=my.yaml names another config.
+plan: .venv/installed
+	@$(BIN)/snakemake --quiet all $(if $(CONFIG),--configfile $(CONFIG)) -- plan_run
 
 test: .venv/installed
 	$(BIN)/pytest --numprocesses auto --dist loadscope
@@ -35,4 +44,6 @@ bench: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spotESM needs Python 3.11 or newer; try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --disable-pip-version-check --quiet --requirement envs/requirements.txt
+	@# Our own modules, so that .venv/bin/python -m spotesm.verify works everywhere.
+	@echo $(CURDIR)/workflow_scripts > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/spotesm.pth
 	@touch $@

@@ -22,13 +22,20 @@ if not workflow.overwrite_configfiles:
 
 include: "rules/common.smk"
 include: "rules/weights.smk"
+include: "rules/translate.smk"
 include: "rules/split.smk"
 include: "rules/embed.smk"
 include: "rules/merge.smk"
+include: "rules/plan.smk"
 
 
 localrules:
     all,
+
+
+# What went wrong, after everything that Snakemake has to say.
+onerror:
+    print(describe_failures())
 
 
 rule all:

@@ -14,6 +14,7 @@ import tempfile
 from pathlib import Path
 
 from spotesm.checkpoints import Thresholds
+from spotesm.long_sequences import LongSequences
 from spotesm.sharding import split_fasta
 from spotesm.weights import UNTRAINED, fetch_weights
 from spotesm.worker import ShardJob, embed_shard
@@ -47,9 +48,11 @@ def measure(count: int, manifest: Path, folder: Path) -> float:
         output=folder / "1-of-1.h5",
         weights=manifest,
         checkpoints=folder / "checkpoints",
-        window=1022,
-        overlap=256,
-        out_of_memory="reject",
+        engine="packed",
+        outputs=["mean"],
+        layers=[-1],
+        store_dtype="float32",
+        long_sequences=LongSequences("window", 1022, 256, "reject"),
         precision="float32",
         tokens_per_batch=512,
         thresholds=Thresholds(sequences=500, seconds=300, bytes=1 << 30),

@@ -24,14 +24,17 @@ from pathlib import Path
 import esm
 import numpy as np
 import torch
-from spotesm.batching import count_tokens, plan_batches
+from spotesm.batching import plan_batches
 from spotesm.budget import choose_token_budget
 from spotesm.checkpoints import Thresholds
 from spotesm.encoder import Encoder
 from spotesm.esm2 import PackedESM2
 from spotesm.fasta import normalise_sequence, read_fasta
+from spotesm.long_sequences import LongSequences
+from spotesm.model_files import ARCHITECTURES, Architecture, load_model
+from spotesm.outputs import Outputs
 from spotesm.sharding import split_fasta
-from spotesm.weights import ARCHITECTURES, UNTRAINED, Architecture, fetch_weights, load_model
+from spotesm.weights import UNTRAINED, fetch_weights
 from spotesm.worker import ShardJob, embed_shard
 from transformers import EsmConfig, EsmModel
 
@@ -131,18 +134,19 @@ def spotesm_contestant(
 ) -> Contestant:
     """Our packed forward, batched as `embed_shard` does."""
     packed = PackedESM2(model, device, dtype)
-    encoder = Encoder(lambda _: packed, dtype, MOST_RESIDUES, 0)
-    token_budget = choose_token_budget(packed, MOST_RESIDUES)
+    outputs = Outputs(("mean",), (packed.n_layers,))
+    long_sequences = LongSequences("window", MOST_RESIDUES, 0, "reject")
+    encoder = Encoder(lambda _: packed, dtype, outputs, long_sequences)
+    token_budget = choose_token_budget(packed, outputs, MOST_RESIDUES)
 
     def embed(sequences: list[str]) -> np.ndarray:
         lengths = np.array([len(sequence) for sequence in sequences])
-        batches = plan_batches(count_tokens(lengths, MOST_RESIDUES, 0), token_budget)
+        batches = plan_batches(long_sequences.count_tokens(lengths), token_budget)
         reading = ([sequences[i].encode() for i in batch] for batch in batches)
         means = np.empty((len(sequences), packed.embedding_dim), np.float32)
-        for batch, (values, _) in zip(
-            batches, encoder.embed_each(reading, token_budget), strict=True
-        ):
-            means[batch] = values
+        embedded = encoder.embed_each(reading, token_budget)
+        for batch, results in zip(batches, embedded, strict=True):
+            (means[batch],) = results.rows.values()
         return means
 
     return embed
@@ -386,9 +390,11 @@ def time_shard(
         output=folder / "1-of-1.h5",
         weights=manifest,
         checkpoints=folder / "checkpoints",
-        window=MOST_RESIDUES,
-        overlap=256,
-        out_of_memory="reject",
+        engine="packed",
+        outputs=["mean"],
+        layers=[-1],
+        store_dtype="float32",
+        long_sequences=LongSequences("window", MOST_RESIDUES, 256, "reject"),
         precision=arguments.precision,
         tokens_per_batch=0,
         thresholds=Thresholds(sequences=50, seconds=300, bytes=1 << 30),

@@ -1,5 +1,8 @@
 import os
+import re
 import shutil
+import sys
+import time
 import uuid
 from pathlib import Path
 
@@ -31,16 +34,56 @@ def check_config():
             "config: long_sequences: overlap: must be smaller than window "
             f"({sizes['overlap']} is not smaller than {sizes['window']})"
         )
+    if config["model"]["name"].startswith("esm1"):
+        check_esm1()
+    n_layers = int(re.search(r"_t(\d+)_", config["model"]["name"])[1])
+    for layer in config["layers"]:
+        if not -n_layers - 1 <= layer <= n_layers:
+            raise WorkflowError(
+                f"config: layers: {layer}: {config['model']['name']} has layers 0 to {n_layers}, "
+                f"or counted from the end, -1 to {-n_layers - 1}"
+            )
     for dataset in config["datasets"]:
         for path in fasta_files(dataset):
             if not Path(path).is_file():
                 raise WorkflowError(f"config: datasets: {dataset}: no such file: {path}")
 
 
+def check_esm1():
+    """Check what an ESM-1 model cannot do: our own engine, and more than 1,024 tokens at once."""
+    name, sizes = config["model"]["name"], config["long_sequences"]
+    if config["model"]["engine"] != "reference":
+        raise WorkflowError(f"config: model: engine: {name} needs `engine: reference`")
+    if sizes["window"] > 1022 or sizes["policy"] == "whole":
+        raise WorkflowError(
+            f"config: long_sequences: {name} sees at most 1022 residues at once; "
+            "set window to 1022 or less, and a policy other than whole"
+        )
+
+
 def fasta_files(dataset):
     """Return the input files of a dataset."""
     paths = config["datasets"][dataset]
+    if isinstance(paths, dict):
+        paths = paths["fasta"]
+    return as_list(paths)
+
+
+def as_list(paths):
+    """Return one path or several as a list."""
     return [paths] if isinstance(paths, str) else paths
+
+
+def is_nucleotide(dataset):
+    """Return whether a dataset's input is contigs, to be translated first."""
+    settings = config["datasets"][dataset]
+    return isinstance(settings, dict) and settings.get("alphabet") == "nucleotide"
+
+
+def proteins(dataset):
+    """Return the protein files that are split into shards."""
+    orfs = [f"results/{dataset}/orfs.fasta"]
+    return orfs if is_nucleotide(dataset) else fasta_files(dataset)
 
 
 def checkpoint_directory(wildcards):
@@ -57,6 +100,11 @@ def checkpoint_thresholds():
     settings = config["checkpoint"]
     preset = CHECKPOINT_PRESETS[settings["preset"]]
     return {key: settings.get(key, value) for key, value in preset.items()}
+
+
+def compression():
+    """Return the HDF5 filter, as h5py calls it."""
+    return None if config["compression"] == "none" else config["compression"]
 
 
 def untracked(value):
@@ -107,6 +155,17 @@ def custom_weights():
         raise WorkflowError(f"config: model: weights: no such file: {source}")
     return [source]
 
+
+def describe_failures():
+    """Return one block on what failed in this run; empty if no job of ours did."""
+    sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
+    from spotesm.explain import explain_failures
+
+    checkpoints = config["checkpoint"]["dir"]
+    return explain_failures(Path("results"), Path(checkpoints) if checkpoints else None, STARTED)
+
+
+STARTED = time.time()
 
 check_config()
 

@@ -15,6 +15,10 @@ rule embed_shard:
         gpu=1,
         tokens_per_batch=0,
     params:
+        engine=config["model"]["engine"],
+        outputs=config["outputs"],
+        layers=config["layers"],
+        store_dtype=config["store_dtype"],
         long_sequences=config["long_sequences"],
         precision=config["precision"],
         checkpoints=untracked(checkpoint_directory),

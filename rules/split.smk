@@ -1,6 +1,6 @@
 rule split_fasta:
     input:
-        lambda wildcards: fasta_files(wildcards.dataset),
+        lambda wildcards: proteins(wildcards.dataset),
     output:
         shards=scatter.shard("results/{{dataset}}/shards/{scatteritem}.fasta"),
         rejected="results/{dataset}/shards/rejected.tsv",

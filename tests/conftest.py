@@ -12,7 +12,8 @@ import esm
 import numpy as np
 import pytest
 from sequences import embed_residues
-from spotesm.weights import ARCHITECTURES, fetch_weights, load_model
+from spotesm.model_files import ARCHITECTURES, load_model
+from spotesm.weights import fetch_weights
 
 SMALL_MODEL = "esm2_t6_8M_UR50D"
 

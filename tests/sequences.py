@@ -6,8 +6,13 @@ from pathlib import Path
 import esm
 import numpy as np
 import torch
+from spotesm.long_sequences import LongSequences
+from spotesm.outputs import Outputs
 
 AMINO_ACIDS = "ACDEFGHIKLMNPQRSTVWY"
+# The default outputs of the smallest model, and what happens to long sequences by default.
+MEAN = Outputs(("mean",), (6,))
+WINDOWED = LongSequences("window", 1022, 256, "reject")
 
 
 def random_sequence(rng: random.Random, length: int) -> str:

@@ -15,6 +15,7 @@ import h5py
 import numpy as np
 from spotesm.checkpoints import Thresholds
 from spotesm.job import FAULTS, step
+from spotesm.long_sequences import LongSequences
 from spotesm.sharding import split_fasta
 from spotesm.worker import ShardJob, embed_shard
 
@@ -37,9 +38,11 @@ def make_job(folder: Path, fasta: Path, weights_manifest: Path, **changes: objec
         output=folder / "1-of-1.h5",
         weights=weights_manifest,
         checkpoints=folder / "checkpoints" / "1-of-1",
-        window=100,
-        overlap=20,
-        out_of_memory="reject",
+        engine="packed",
+        outputs=["mean"],
+        layers=[-1],
+        store_dtype="float32",
+        long_sequences=LongSequences("window", 100, 20, "reject"),
         precision="auto",
         tokens_per_batch=256,
         thresholds=OFTEN,

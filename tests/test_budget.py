@@ -2,8 +2,9 @@ import types
 
 import pytest
 import torch
+from sequences import MEAN
 from spotesm.budget import choose_token_budget
-from spotesm.weights import ARCHITECTURES
+from spotesm.model_files import ARCHITECTURES
 
 
 @pytest.mark.parametrize(
@@ -26,4 +27,4 @@ def test_a_cpu_s_batches_depend_on_the_model_alone(
         n_layers=shape.layers,
         embedding_dim=shape.embedding_dim,
     )
-    assert choose_token_budget(model, window=1022) == expected
+    assert choose_token_budget(model, MEAN, window=1022) == expected

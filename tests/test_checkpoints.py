@@ -3,10 +3,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from filelock import FileLock
 from spotesm.checkpoints import Thresholds, open_checkpoints
 from spotesm.failures import ShardBusyError
-from spotesm.results import Results
+from spotesm.results import Ragged, Results
 
 SETTINGS = {"weights_sha256": "abc", "layers": [6]}
 NEVER = Thresholds(sequences=1 << 40, seconds=1e9, bytes=1 << 60)
@@ -17,12 +18,27 @@ def make_results(first: int, count: int, dim: int = 3) -> Results:
         hashlib.blake2b(b"%d" % i, digest_size=16).digest() for i in range(first, first + count)
     ]
     mean = np.arange(first * dim, (first + count) * dim, dtype=np.float32).reshape(count, dim)
-    return Results(np.array(digests, dtype="S16"), mean, [""] * (count - 1) + ["not_finite: NaN"])
+    sizes = np.arange(first, first + count)
+    residues = Ragged(np.arange(sizes.sum(), dtype=np.float16).reshape(-1, 1), sizes)
+    return Results(
+        np.array(digests, dtype="S16"),
+        [""] * (count - 1) + ["not_finite: NaN"],
+        np.arange(first, first + count, dtype=np.int32),
+        {"mean/6": mean},
+        {"residues/6": residues},
+    )
 
 
 def read_all(directory: Path) -> list[Results]:
+    """The batches of all parts."""
     with open_checkpoints(directory, SETTINGS, NEVER) as checkpoints:
         return list(checkpoints.read_parts())
+
+
+def sizes_of_parts(directory: Path) -> list[int]:
+    """How many sequences each part holds."""
+    parts = [torch.load(path, weights_only=True) for path in sorted(directory.glob("part-*.pt"))]
+    return [sum(len(batch["digests"]) for batch in part["batches"]) for part in parts]
 
 
 def test_what_was_added_is_read_back_by_another_opening(tmp_path: Path) -> None:
@@ -33,12 +49,16 @@ def test_what_was_added_is_read_back_by_another_opening(tmp_path: Path) -> None:
         checkpoints.flush()
         checkpoints.add(added[2])
         checkpoints.flush()
-    parts = read_all(tmp_path)
-    assert [len(part.digests) for part in parts] == [6, 1]
-    for field in ("digests", "mean", "reasons"):
-        got = [row for part in parts for row in list(getattr(part, field))]
-        wanted = [row for results in added for row in list(getattr(results, field))]
-        assert all(np.array_equal(a, b) for a, b in zip(got, wanted, strict=True))
+    assert sizes_of_parts(tmp_path) == [6, 1]
+    for got, wanted in zip(read_all(tmp_path), added, strict=True):
+        assert got.reasons == wanted.reasons
+        np.testing.assert_array_equal(got.digests, wanted.digests)
+        np.testing.assert_array_equal(got.windows, wanted.windows)
+        np.testing.assert_array_equal(got.rows["mean/6"], wanted.rows["mean/6"])
+        for field in ("values", "sizes"):
+            a, b = (getattr(x.ragged["residues/6"], field) for x in (got, wanted))
+            np.testing.assert_array_equal(a, b)
+            assert a.dtype == b.dtype
 
 
 def test_what_was_not_flushed_is_not_there(tmp_path: Path) -> None:
@@ -53,8 +73,8 @@ def test_what_was_not_flushed_is_not_there(tmp_path: Path) -> None:
         (Thresholds(sequences=4, seconds=1e9, bytes=1 << 60), [4, 4]),
         (Thresholds(sequences=3, seconds=1e9, bytes=1 << 60), [4, 4]),  # parts end on batch edges
         (Thresholds(sequences=1 << 40, seconds=0, bytes=1 << 60), [2, 2, 2, 2]),
-        # Two sequences take 2 x (16 + 12) bytes.
-        (Thresholds(sequences=1 << 40, seconds=1e9, bytes=57), [4, 4]),
+        # Sequence i takes 16 + 12 + 2 i bytes: the first three 90, the others 34 and more.
+        (Thresholds(sequences=1 << 40, seconds=1e9, bytes=91), [4, 4]),
         (NEVER, [8]),
     ],
 )
@@ -65,7 +85,7 @@ def test_whichever_threshold_comes_first(
         for first in range(0, 8, 2):
             checkpoints.add(make_results(first, 2))
         checkpoints.flush()
-    assert [len(part.digests) for part in read_all(tmp_path)] == expected
+    assert sizes_of_parts(tmp_path) == expected
 
 
 def test_numbers_go_on_and_never_overwrite(tmp_path: Path) -> None:

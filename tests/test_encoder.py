@@ -6,9 +6,11 @@ import esm
 import numpy as np
 import pytest
 import torch
-from sequences import embed_residues, random_sequence
+from sequences import MEAN, WINDOWED, embed_residues, random_sequence
 from spotesm.encoder import Encoder
-from spotesm.esm2 import PackedESM2
+from spotesm.esm2 import Activations, PackedESM2
+from spotesm.long_sequences import LongSequences
+from spotesm.outputs import Outputs
 
 Reference = Callable[[str], np.ndarray]
 CPU = torch.device("cpu")
@@ -22,14 +24,13 @@ def embed(
     model: esm.model.esm2.ESM2,
     sequences: list[str],
     dtype: torch.dtype = torch.float32,
-    window: int = 1022,
-    overlap: int = 256,
+    long_sequences: LongSequences = WINDOWED,
     token_budget: int = 4096,
 ) -> tuple[np.ndarray, list[str]]:
     """Embed one batch."""
-    encoder = Encoder(load(model), dtype, window, overlap)
-    ((means, reasons),) = encoder.embed_each([[s.encode() for s in sequences]], token_budget)
-    return means, reasons
+    encoder = Encoder(load(model), dtype, MEAN, long_sequences)
+    (results,) = encoder.embed_each([[s.encode() for s in sequences]], token_budget)
+    return results.rows["mean/6"], results.reasons
 
 
 def test_means_are_over_residues_only(
@@ -57,8 +58,9 @@ def test_windows_are_averaged_residue_by_residue(
         count[start : start + window] += 1
     expected = (total / count[:, None]).mean(0)
 
-    sizes = {"window": window, "overlap": overlap, "token_budget": token_budget}
-    means, _ = embed(fair_esm, ["ACDEF", sequence, "MK"], **sizes)
+    long_sequences = LongSequences("window", window, overlap, "reject")
+    sequences = ["ACDEF", sequence, "MK"]
+    means, _ = embed(fair_esm, sequences, long_sequences=long_sequences, token_budget=token_budget)
     np.testing.assert_allclose(means[1], expected, rtol=0, atol=1e-5)
     np.testing.assert_allclose(means[2], reference_residues("MK").mean(0), rtol=0, atol=1e-5)
 
@@ -112,11 +114,13 @@ class Crowded:
     def __getattr__(self, name: str) -> object:
         return getattr(self.model, name)
 
-    def __call__(self, tokens: torch.Tensor, lengths: list[int], _: object) -> torch.Tensor:
+    def __call__(
+        self, tokens: torch.Tensor, lengths: list[int], outputs: Outputs, _: object
+    ) -> Activations:
         self.tried.append(len(tokens))
         if len(tokens) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory.")
-        return self.model(tokens, lengths)
+        return self.model(tokens, lengths, outputs)
 
 
 def test_running_out_of_memory_halves_the_batch(fair_esm: esm.model.esm2.ESM2) -> None:
@@ -125,9 +129,10 @@ def test_running_out_of_memory_halves_the_batch(fair_esm: esm.model.esm2.ESM2) -
     model = Crowded(load(fair_esm)(torch.float32), room=60)
     remembered = []
     encoder = Encoder(
-        lambda _: model, torch.float32, 1022, 256, on_smaller_budget=remembered.append
+        lambda _: model, torch.float32, MEAN, WINDOWED, on_smaller_budget=remembered.append
     )
-    ((means, reasons),) = encoder.embed_each([[s.encode() for s in sequences]], 400)
+    (results,) = encoder.embed_each([[s.encode() for s in sequences]], 400)
+    means, reasons = results.rows["mean/6"], results.reasons
     assert model.tried == [340, 160, 100, 60, 50, 50, 80, 40, 40]
     assert remembered == [170, 80, 40]
     assert reasons[0].startswith("out_of_memory: ")
@@ -146,9 +151,9 @@ def test_a_stop_ends_a_batch_between_two_layers(fair_esm: esm.model.esm2.ESM2) -
         if (error := next(checks)) is not None:
             raise error
 
-    encoder = Encoder(load(fair_esm), torch.float32, 1022, 256, check_stop=check)
+    encoder = Encoder(load(fair_esm), torch.float32, MEAN, WINDOWED, check_stop=check)
     results = encoder.embed_each([[b"MKV"], [b"ACDEF"]], 400)
-    assert next(results)[1] == [""]
+    assert next(results).reasons == [""]
     with pytest.raises(Asked):
         next(results)
 
@@ -158,8 +163,11 @@ def test_what_does_not_fit_is_cut_into_smaller_windows_if_asked(
 ) -> None:
     sequence = random_sequence(random.Random(11), 98)
     model = Crowded(load(fair_esm)(torch.float32), room=60)
-    encoder = Encoder(lambda _: model, torch.float32, 1022, 20, shrink_windows=True)
-    ((means, reasons),) = encoder.embed_each([[b"MKV", sequence.encode()]], 400)
-    assert reasons == ["", ""]
-    expected, _ = embed(fair_esm, [sequence], window=49, overlap=10)
-    np.testing.assert_allclose(means[1], expected[0], rtol=0, atol=1e-5)
+    long_sequences = LongSequences("window", 1022, 20, "smaller_windows")
+    encoder = Encoder(lambda _: model, torch.float32, MEAN, long_sequences)
+    (results,) = encoder.embed_each([[b"MKV", sequence.encode()]], 400)
+    assert results.reasons == ["", ""]
+    assert results.windows.tolist() == [1, 3]
+    halved = LongSequences("window", 49, 10, "reject")
+    expected, _ = embed(fair_esm, [sequence], long_sequences=halved)
+    np.testing.assert_allclose(results.rows["mean/6"][1], expected[0], rtol=0, atol=1e-5)

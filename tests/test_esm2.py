@@ -9,7 +9,8 @@ import torch
 from sequences import embed_residues, random_sequence
 from spotesm.alphabet import tokenise
 from spotesm.esm2 import PackedESM2
-from spotesm.weights import ARCHITECTURES
+from spotesm.model_files import ARCHITECTURES
+from spotesm.outputs import Outputs
 
 CPU = torch.device("cpu")
 
@@ -32,8 +33,8 @@ def forward(model: esm.model.esm2.ESM2, sequences: list[str]) -> list[torch.Tens
     lengths = [len(t) for t in tokens]
     with torch.inference_mode():
         packed = PackedESM2(copy.deepcopy(model), CPU, torch.float32)
-        out = packed(torch.cat(tokens), lengths)
-    return [x[1:-1] for x in out.split(lengths)]
+        out = packed(torch.cat(tokens), lengths, Outputs(("mean",), (2,)))
+    return [x[1:-1] for x in out.hidden[2].split(lengths)]
 
 
 def test_equals_fair_esm(model: esm.model.esm2.ESM2) -> None:

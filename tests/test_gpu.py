@@ -8,7 +8,7 @@ import esm
 import numpy as np
 import pytest
 import torch
-from sequences import random_sequence
+from sequences import MEAN, WINDOWED, random_sequence
 from spotesm.attention import PaddedAttention, VarlenAttention
 from spotesm.budget import choose_token_budget
 from spotesm.encoder import Encoder
@@ -45,8 +45,8 @@ def little_memory() -> Iterator[None]:
 def embed(encoder: Encoder, batches: list[list[str]], token_budget: int) -> np.ndarray:
     encoded = [[sequence.encode() for sequence in batch] for batch in batches]
     results = list(encoder.embed_each(encoded, token_budget))
-    assert all(reason == "" for _, reasons in results for reason in reasons)
-    return np.concatenate([means for means, _ in results])
+    assert all(reason == "" for batch in results for reason in batch.reasons)
+    return np.concatenate([batch.rows["mean/6"] for batch in results])
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
@@ -56,7 +56,7 @@ def test_equals_fair_esm(
     reference_residues: Reference,
     dtype: torch.dtype,
 ) -> None:
-    encoder = Encoder(load, dtype, 1022, 256)
+    encoder = Encoder(load, dtype, MEAN, WINDOWED)
     flash = dtype != torch.float32 and torch.cuda.get_device_capability(CUDA) >= (8, 0)
     assert encoder.model.attention is (VarlenAttention if flash else PaddedAttention)
     # Several batches, so that one is in flight while another is collected.
@@ -72,8 +72,8 @@ def test_equals_fair_esm(
 def test_the_same_batch_gives_the_same_bits(
     load: Callable[[torch.dtype], PackedESM2], sequences: list[str]
 ) -> None:
-    first = embed(Encoder(load, torch.float16, 1022, 256), [sequences], 4096)
-    second = embed(Encoder(load, torch.float16, 1022, 256), [sequences], 4096)
+    first = embed(Encoder(load, torch.float16, MEAN, WINDOWED), [sequences], 4096)
+    second = embed(Encoder(load, torch.float16, MEAN, WINDOWED), [sequences], 4096)
     assert first.tobytes() == second.tobytes()
 
 
@@ -84,7 +84,7 @@ def test_real_memory_runs_out_and_the_batch_is_halved(
     rng = random.Random(14)
     sequences = [random_sequence(rng, 500) for _ in range(64)]
     remembered: list[int] = []
-    encoder = Encoder(load, torch.float16, 1022, 256, on_smaller_budget=remembered.append)
+    encoder = Encoder(load, torch.float16, MEAN, WINDOWED, on_smaller_budget=remembered.append)
     means = embed(encoder, [sequences], 1 << 16)
     assert remembered
     for place in (0, 40, 63):
@@ -97,8 +97,9 @@ def test_the_token_budget_is_a_power_of_two_that_fits(
     load: Callable[[torch.dtype], PackedESM2],
 ) -> None:
     model = load(torch.float16)
-    budget = choose_token_budget(model, window=1022)
+    budget = choose_token_budget(model, MEAN, window=1022)
     assert budget.bit_count() == 1
     lengths = [1024] * (budget // 1024)
     with torch.inference_mode():
-        assert model(torch.full((sum(lengths),), 5, device=CUDA), lengths).isfinite().all()
+        activations = model(torch.full((sum(lengths),), 5, device=CUDA), lengths, MEAN)
+    assert activations.hidden[6].isfinite().all()

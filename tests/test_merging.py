@@ -25,6 +25,7 @@ def write_shard(path: Path, ordinals: list[int], overlap: int = 256) -> None:
         file["ordinals"] = ordinals
         file["lengths"] = (ordinals + 1).astype(np.int32)
         file["digests"] = np.repeat(ordinals[:, None], 16, axis=1).astype(np.uint8)
+        file["windows"] = np.ones(len(ordinals), np.int32)
         file["mean/6"] = ordinals[:, None] + np.arange(DIM, dtype=np.float32) / 8
         text = h5py.string_dtype("utf-8")
         file.create_dataset("sequence_ids", data=[f"id{o}" for o in ordinals], dtype=text)
@@ -37,6 +38,8 @@ def write_shard(path: Path, ordinals: list[int], overlap: int = 256) -> None:
             {
                 **dict.fromkeys(("model", "weights", "weights_sha256", "precision"), "x"),
                 **{"layers": [6], "outputs": ["mean"], "long_sequences": "{}"},
+                **{"store_dtype": "float32", "embedding_dim": DIM},
+                **{"row_keys": ["mean/6"], "ragged_keys": []},
                 "fingerprint": json.dumps(settings),
                 **dict.fromkeys(("n_computed", "n_resumed", "attempts", "seconds"), 1),
                 "n_sequences": len(ordinals),
@@ -48,6 +51,7 @@ def write_shard(path: Path, ordinals: list[int], overlap: int = 256) -> None:
 @pytest.fixture
 def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MergeJob:
     """Fifty records dealt at random to three shards; blocks of seven rows."""
+    monkeypatch.setattr(merging, "LEAST_BYTES_OF_RECORD", 1)
     monkeypatch.setattr(merging, "BLOCK_BYTES", 7 * DIM * 4)
     rng = random.Random(3)
     dealt: list[list[int]] = [[] for _ in range(N_SHARDS)]
@@ -69,6 +73,8 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MergeJob:
         rejected=tmp_path / "rejected.tsv",
         summary=tmp_path / "summary.json",
         max_rejected=0.06,
+        nucleotide=False,
+        compression=None,
         config={"shards": 3},
     )
 

@@ -67,8 +67,11 @@ def write_part(directory: Path) -> Path:
     """A valid part of three sequences."""
     digests = [hashlib.blake2b(b"%d" % i, digest_size=16).digest() for i in range(3)]
     mean = np.arange(6, dtype=np.float32).reshape(3, 2)
+    windows = np.ones(3, np.int32)
+    reasons = ["", "", "not_finite"]
+    results = Results(np.array(digests, dtype="S16"), reasons, windows, {"mean/6": mean})
     with open_checkpoints(directory, SETTINGS, NEVER) as checkpoints:
-        checkpoints.add(Results(np.array(digests, dtype="S16"), mean, ["", "", "not_finite"]))
+        checkpoints.add(results)
         checkpoints.flush()
     (part,) = directory.glob("part-*.pt")
     return part
@@ -105,7 +108,7 @@ def save(content: object) -> bytes:
         st.binary(max_size=200),
         st.just(save({"digests": torch.zeros(1, 16, dtype=torch.uint8)})),
         st.just(save([1, 2, 3])),
-        st.just(save({"fingerprint": "x", "digests": 1, "mean": 2, "reasons": 3})),
+        st.just(save({"fingerprint": "x", "batches": [1, 2]})),
     )
 )
 def test_foreign_bytes_with_a_right_checksum_are_never_loaded(content: bytes) -> None:
@@ -114,5 +117,5 @@ def test_foreign_bytes_with_a_right_checksum_are_never_loaded(content: bytes) ->
         digest = hashlib.blake2b(content, digest_size=16).hexdigest()
         (Path(folder) / f"part-00007.{digest}.pt").write_bytes(content)
         (part,) = load_all(Path(folder))
-        assert part.mean.tolist() == [[0, 1], [2, 3], [4, 5]]
+        assert part.rows["mean/6"].tolist() == [[0, 1], [2, 3], [4, 5]]
         assert (Path(folder) / "set-aside").is_dir()

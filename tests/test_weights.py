@@ -5,19 +5,20 @@ from pathlib import Path
 
 import esm
 import pytest
+import safetensors.torch
 import torch
 from spotesm import weights
 from spotesm.failures import WeightsError
-from spotesm.weights import (
+from spotesm.model_files import (
     ARCHITECTURES,
     Architecture,
-    Weights,
-    fetch_weights,
     load_model,
-    load_verified,
     make_untrained,
-    sha256_of,
+    regression_path,
 )
+from spotesm.outputs import Outputs
+from spotesm.reference import ReferenceEngine
+from spotesm.weights import Weights, fetch_weights, load_verified, sha256_of
 
 TINY = Architecture(layers=2, embedding_dim=16, attention_heads=2)
 
@@ -78,17 +79,19 @@ def test_another_architecture_is_refused(tiny: Path) -> None:
 
 def test_a_file_without_weights_is_refused(tmp_path: Path) -> None:
     torch.save({"some": torch.zeros(3)}, tmp_path / "other.pt")
-    with pytest.raises(WeightsError, match="not an ESM-2 file"):
+    with pytest.raises(WeightsError, match="not an ESM file"):
         load_model(tmp_path / "other.pt", TINY)
 
 
 def test_the_manifest_knows_the_file(tiny: Path, tmp_path: Path) -> None:
     fetch_weights("esm2_tiny", str(tiny), tmp_path, tmp_path / "manifest.json")
     manifest = Weights.read(tmp_path / "manifest.json")
-    assert manifest == Weights("esm2_tiny", str(tiny), str(tiny), sha256_of(tiny))
+    assert manifest == Weights(
+        "esm2_tiny", str(tiny), str(tiny), sha256_of(tiny), sha256_of(regression_path(tiny))
+    )
     assert load_verified(manifest).embed_dim == 16
     make_untrained(Architecture(2, 32, 2), tiny)
-    with pytest.raises(WeightsError, match="gone or changed"):
+    with pytest.raises(WeightsError, match="gone or has changed"):
         load_verified(manifest)
 
 
@@ -139,3 +142,86 @@ def test_a_failed_download_leaves_nothing_and_says_what_to_do(
     assert f"put it at {hub / 'esm2_tiny-contact-regression.pt'}" in message
     assert list(hub.iterdir()) == []
     assert not (tmp_path / "manifest.json").exists()
+
+
+TINY_ESM1 = Architecture(layers=2, embedding_dim=16, attention_heads=2, family="esm1")
+
+
+def test_esm1_files_are_read_by_fair_esms_own_loader(tmp_path: Path) -> None:
+    path = tmp_path / "esm1b_tiny.pt"
+    make_untrained(TINY_ESM1, path)
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        theirs, alphabet = esm.pretrained.load_model_and_alphabet(str(path))
+    ours = load_model(path, TINY_ESM1)
+    assert isinstance(ours, esm.ProteinBertModel)
+    _, _, tokens = alphabet.get_batch_converter()([("", "MKTAYIAK")])
+    with torch.inference_mode():
+        a, b = (model.eval()(tokens, [0, 2], return_contacts=True) for model in (theirs, ours))
+    for key in ("logits", "contacts"):
+        assert torch.equal(a[key], b[key])
+    assert torch.equal(a["representations"][2], b["representations"][2])
+
+
+def test_esm1_sees_1024_tokens_and_not_one_more(tmp_path: Path) -> None:
+    make_untrained(TINY_ESM1, tmp_path / "esm1b_tiny.pt")
+    engine = ReferenceEngine(
+        load_model(tmp_path / "esm1b_tiny.pt", TINY_ESM1), torch.device("cpu"), torch.float32
+    )
+    outputs = Outputs(("mean",), (2,))
+    with torch.inference_mode():
+        assert engine(torch.full((1024,), 5), [1024], outputs).hidden[2].isfinite().all()
+        with pytest.raises(ValueError, match="1025"):
+            engine(torch.full((1025,), 5), [1025], outputs)
+
+
+@pytest.mark.parametrize("leaves_out", [(), ("rotary_embeddings", "lm_head.decoder")])
+def test_hugging_face_s_files_give_the_same_model(
+    tiny: Path, tmp_path: Path, leaves_out: tuple[str, ...]
+) -> None:
+    """Written by the names that `transformers.EsmForMaskedLM` has."""
+    fair_esm = load_model(tiny, TINY)
+    names = {
+        "embed_tokens": "esm.embeddings.word_embeddings",
+        "emb_layer_norm_after": "esm.encoder.emb_layer_norm_after",
+        "contact_head.regression": "esm.contact_head.regression",
+        "lm_head": "lm_head",
+        "lm_head.dense": "lm_head.dense",
+        "lm_head.layer_norm": "lm_head.layer_norm",
+    }
+    for i in range(TINY.layers):
+        ours, theirs = f"layers.{i}", f"esm.encoder.layer.{i}"
+        for name in ("query", "key", "value"):
+            names[f"{ours}.self_attn.{name[0]}_proj"] = f"{theirs}.attention.self.{name}"
+        names[f"{ours}.self_attn.rot_emb"] = f"{theirs}.attention.self.rotary_embeddings"
+        names[f"{ours}.self_attn.out_proj"] = f"{theirs}.attention.output.dense"
+        names[f"{ours}.self_attn_layer_norm"] = f"{theirs}.attention.LayerNorm"
+        names[f"{ours}.fc1"] = f"{theirs}.intermediate.dense"
+        names[f"{ours}.fc2"] = f"{theirs}.output.dense"
+        names[f"{ours}.final_layer_norm"] = f"{theirs}.LayerNorm"
+    state = {"esm.embeddings.position_ids": torch.arange(1026)[None]}
+    for name, value in fair_esm.state_dict().items():
+        module, _, parameter = name.rpartition(".")
+        renamed = f"{names[module]}.{parameter}"
+        renamed = "lm_head.decoder.weight" if renamed == "lm_head.weight" else renamed
+        if not any(part in renamed for part in leaves_out):
+            state[renamed] = value.clone()
+    path = tmp_path / "model.safetensors"
+    safetensors.torch.save_file(state, path)
+
+    fetch_weights("esm2_tiny", str(path), tmp_path, tmp_path / "manifest.json")
+    loaded = load_verified(Weights.read(tmp_path / "manifest.json"))
+    assert Weights.read(tmp_path / "manifest.json").regression_sha256 == sha256_of(path)
+    for name, value in fair_esm.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], value), name
+
+
+@pytest.mark.parametrize("content", [b"", b"hello", "other"])
+def test_a_wrong_safetensors_file_is_refused_by_name(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "model.safetensors"
+    if content == "other":
+        safetensors.torch.save_file({"esm.x": torch.zeros(3)}, path)
+    else:
+        path.write_bytes(content)
+    with pytest.raises(WeightsError, match=f"{path}: ") as caught:
+        load_model(path, TINY)
+    assert "\n" not in str(caught.value)

@@ -4,6 +4,7 @@ from pathlib import Path
 
 from spotesm.checkpoints import Thresholds
 from spotesm.job import step
+from spotesm.long_sequences import LongSequences
 from spotesm.worker import ShardJob, embed_shard
 
 with step(snakemake.log[0]):
@@ -13,9 +14,11 @@ with step(snakemake.log[0]):
             output=Path(snakemake.output[0]),
             weights=Path(snakemake.input.weights),
             checkpoints=Path(snakemake.params.checkpoints),
-            window=snakemake.params.long_sequences["window"],
-            overlap=snakemake.params.long_sequences["overlap"],
-            out_of_memory=snakemake.params.long_sequences["out_of_memory"],
+            engine=snakemake.params.engine,
+            outputs=snakemake.params.outputs,
+            layers=snakemake.params.layers,
+            store_dtype=snakemake.params.store_dtype,
+            long_sequences=LongSequences(**snakemake.params.long_sequences),
             precision=snakemake.params.precision,
             # From resources, not params: a change of speed must not recompute finished shards.
             tokens_per_batch=snakemake.resources.tokens_per_batch,

@@ -15,6 +15,8 @@ with step(snakemake.log[0]):
             rejected=Path(snakemake.output.rejected),
             summary=Path(snakemake.output.summary),
             max_rejected=snakemake.params.max_rejected,
+            nucleotide=snakemake.params.nucleotide,
+            compression=snakemake.params.compression,
             config=snakemake.params.config,
         )
     )

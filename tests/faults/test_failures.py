@@ -281,6 +281,8 @@ def test_a_full_disk_during_the_merge(
         rejected=rejected,
         summary=summary,
         max_rejected=0,
+        nucleotide=False,
+        compression=None,
         config={},
     )
     log = tmp_path / "merge.log"

@@ -21,6 +21,7 @@ from shards import (
     wait_until,
 )
 from spotesm.checkpoints import Thresholds
+from spotesm.long_sequences import LongSequences
 from spotesm.worker import ShardJob
 
 N_KILLS = 22
@@ -152,7 +153,10 @@ def test_a_damaged_part_is_set_aside_and_recomputed(
 
 def test_a_part_of_other_settings_is_set_aside(job: ShardJob, unbroken: ShardJob) -> None:
     other = dataclasses.replace(
-        job, checkpoints=job.checkpoints.with_name("other"), overlap=30, keep_parts=True
+        job,
+        checkpoints=job.checkpoints.with_name("other"),
+        long_sequences=LongSequences("window", 100, 30, "reject"),
+        keep_parts=True,
     )
     assert run(other) == 0
     assert interrupt_after_parts(job, 2, signal.SIGTERM) == 143
@@ -168,7 +172,7 @@ def test_a_part_of_other_settings_is_set_aside(job: ShardJob, unbroken: ShardJob
 
 
 def test_other_settings_start_anew_and_mix_nothing(job: ShardJob, unbroken: ShardJob) -> None:
-    other = dataclasses.replace(job, overlap=30)
+    other = dataclasses.replace(job, long_sequences=LongSequences("window", 100, 30, "reject"))
     assert interrupt_after_parts(other, 3, signal.SIGTERM) == 143
     assert run(job) == 0
     assert counts_of(job)[:2] == (0, N_SEQUENCES)
@@ -202,7 +206,7 @@ def test_a_forced_restart_ignores_parts_once(job: ShardJob, unbroken: ShardJob) 
 def test_parts_are_removed_or_kept(job: ShardJob) -> None:
     assert run(job) == 0
     left = sorted(path.name.split(".")[0] for path in job.checkpoints.iterdir())
-    assert left == ["fingerprint", "finished", "journal", "lock"]
+    assert left == ["fingerprint", "finished", "journal", "lock", "progress", "speed"]
     job.output.unlink()
     assert run(dataclasses.replace(job, restart="again", keep_parts=True)) == 0
     assert len(parts_of(job)) > 10

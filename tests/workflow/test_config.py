@@ -37,6 +37,22 @@ def fasta(tmp_path: Path) -> Path:
             r"config: long_sequences: overlap: must be",
         ),
         ({"long_sequences": {"window": 3}}, r"config: long_sequences: window: 3 is less than"),
+        ({"outputs": ["means"]}, r"config: outputs: 0: 'means' is not one of"),
+        ({"layers": [0, 7]}, r"config: layers: 7: esm2_t6_8M_UR50D has layers 0 to 6"),
+        ({"layers": [-8]}, r"config: layers: -8: .* -1 to -7"),
+        (
+            {"model": {"name": "esm1v_t33_650M_UR90S_1"}},
+            r"config: model: engine: esm1v_t33_650M_UR90S_1 needs `engine: reference`",
+        ),
+        (
+            {
+                "model": {"name": "esm1b_t33_650M_UR50S", "engine": "reference"},
+                "long_sequences": {"policy": "whole"},
+            },
+            r"config: long_sequences: esm1b_t33_650M_UR50S sees at most 1022 residues",
+        ),
+        ({"datasets": {"x": {"fasta": "no.fna"}}}, r"config: datasets: x: no such file: no.fna"),
+        ({"datasets": {"x": {"fasta": "in.fasta", "code": 1}}}, r"config: datasets: x: .*'code'"),
         ({"datasets": {"../x": "in.fasta"}}, r"config: datasets: '../x' does not match"),
         ({"datasets": {"x": "no.fasta"}}, r"config: datasets: x: no such file: no.fasta"),
         ({"datasets": {}}, r"config: datasets: .*"),

@@ -11,9 +11,11 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from Bio.Seq import Seq
 from sequences import random_sequence, write_fasta
 from shards import assert_same_datasets
 from snakemake_runs import interrupt_when, snakemake, write_config
+from spotesm.storage import Embeddings
 
 FOUR_GPUS = ("--cores", "all", "--resources", "gpu=4")
 # So small that each shard has many batches, and can be interrupted between them.
@@ -201,3 +203,29 @@ def test_a_broken_input_ends_in_one_line(tmp_path: Path) -> None:
     assert line in run.stdout
     assert "Traceback" not in run.stdout
     assert line in (tmp_path / "results/d/logs/split_fasta.log").read_text()
+
+
+def test_contigs_become_rows_that_lead_back_to_them(
+    tmp_path: Path, reference_residues: Callable[[str], np.ndarray]
+) -> None:
+    rng = random.Random(12)
+    contigs = {f"contig{i}": "".join(rng.choices("ACGT", k=600)) for i in range(3)}
+    write_fasta(tmp_path / "contigs.fna", list(contigs.items()))
+    dataset = {"fasta": "contigs.fna", "alphabet": "nucleotide", "genetic_code": 11, "min_orf": 30}
+    outputs = {"outputs": ["bos", "residues", "mean"], "layers": [3, -1], "compression": "lzf"}
+    config = write_config(tmp_path, datasets={"d": dataset}, shards=2, **outputs)
+    embed(tmp_path, "--configfile", str(config), *FOUR_GPUS)
+
+    with Embeddings(tmp_path / "results/d/embeddings.h5", key="mean/6") as embeddings:
+        assert len(embeddings) > 5
+        orfs = {name: values[:] for name, values in embeddings.file["orfs"].items()}
+        for row, identifier in enumerate(embeddings.ids):
+            contig, frame = orfs["contigs"][row].decode(), orfs["frames"][row]
+            start, end = orfs["starts"][row], orfs["ends"][row]
+            assert identifier == f"{contig}|frame{frame:+d}|{start}-{end}"
+            bases = Seq(contigs[contig][start - 1 : end])
+            protein = str((bases if frame > 0 else bases.reverse_complement()).translate(11))
+            expected = reference_residues(protein)
+            np.testing.assert_allclose(embeddings.residues(row, 6), expected, rtol=0, atol=1e-5)
+            np.testing.assert_allclose(embeddings[row], expected.mean(0), rtol=0, atol=1e-5)
+        assert embeddings.file["embeddings"] == embeddings.file["bos/3"]

@@ -5,6 +5,7 @@ import logging
 import torch
 
 from spotesm.esm2 import PackedESM2
+from spotesm.outputs import Outputs
 
 log = logging.getLogger(__name__)
 
@@ -21,13 +22,16 @@ GPU_PROBE_SEQUENCES = 4
 GPU_SHARE_OF_FREE_MEMORY = 0.7
 
 
-def choose_token_budget(model: PackedESM2, window: int) -> int:
+def choose_token_budget(model: PackedESM2, outputs: Outputs, window: int) -> int:
     """Return the tokens of a batch: a power of two, so that small differences change nothing.
 
     Args:
         window: most residues that go through the model at once.
     """
-    budget = _measure_gpu(model, window) if model.device.type == "cuda" else _estimate_cpu(model)
+    if model.device.type == "cuda":
+        budget = _measure_gpu(model, outputs, window)
+    else:
+        budget = _estimate_cpu(model)
     log.info("%d tokens in a batch", budget)
     return budget
 
@@ -43,16 +47,16 @@ def _operations_per_token(model: PackedESM2) -> int:
 
 
 @torch.inference_mode()
-def _measure_gpu(model: PackedESM2, window: int) -> int:
+def _measure_gpu(model: PackedESM2, outputs: Outputs, window: int) -> int:
     """Run a small batch of the longest sequences, and see what memory a token takes."""
     device = model.device
     lengths = [window + 2] * GPU_PROBE_SEQUENCES
     tokens = torch.full((sum(lengths),), 5, dtype=torch.int32, device=device)
-    model(tokens, lengths)
+    model(tokens, lengths, outputs)
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)
     torch.cuda.reset_peak_memory_stats(device)
-    model(tokens, lengths)
+    model(tokens, lengths, outputs)
     per_token = (torch.cuda.max_memory_allocated(device) - before) / len(tokens)
     free, _ = torch.cuda.mem_get_info(device)
     tokens = min(

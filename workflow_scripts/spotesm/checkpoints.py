@@ -32,8 +32,8 @@ from spotesm.durable import publish, read_json, write_json
 from spotesm.failures import ShardBusyError
 from spotesm.fasta import DIGEST_BYTES
 from spotesm.journal import Journal
-from spotesm.results import Results, concatenate
-from spotesm.storage import read_shard_results
+from spotesm.results import Ragged, Results
+from spotesm.shard_files import read_shard_results
 
 log = logging.getLogger(__name__)
 
@@ -120,24 +120,25 @@ class Checkpoints:
                 yield from read_shard_results(path)
         for path in self._part_paths():
             try:
-                yield self._load(path)
+                batches = self._load(path)
             except DamagedPart as damage:
                 self._set_aside(path, str(damage))
+            else:
+                yield from map(_unpack, batches)
 
-    def _load(self, path: Path) -> Results:
+    def _load(self, path: Path) -> list[dict]:
         _check_digest(path)
         try:
-            part = torch.load(path, weights_only=True)
-            fingerprint, digests, mean, reasons = (
-                part[key] for key in ("fingerprint", "digests", "mean", "reasons")
-            )
+            # Mapped, not read: residues of many sequences need not be in memory together.
+            part = torch.load(str(path), weights_only=True, mmap=True)
+            fingerprint, batches = part["fingerprint"], part["batches"]
         except OSError:
             raise
         except Exception as error:  # on foreign bytes torch's reader raises nearly anything
             raise DamagedPart("is of another format") from error
         if fingerprint != self._fingerprint_digest:
             raise DamagedPart("belongs to other settings")
-        return Results(digests.numpy().reshape(-1).view(f"S{DIGEST_BYTES}"), mean.numpy(), reasons)
+        return batches
 
     # -- what this attempt adds ----------------------------------------------------------
 
@@ -160,10 +161,9 @@ class Checkpoints:
 
     def _start_part(self) -> None:
         self._finish_part()
-        results = concatenate(self._pending)
+        self._writing = self._writer.submit(self._write_part, self._next_number, self._pending)
         self._pending = []
         self._last_part_time = time.monotonic()
-        self._writing = self._writer.submit(self._write_part, self._next_number, results)
         self._next_number += 1
 
     def _finish_part(self) -> None:
@@ -171,15 +171,11 @@ class Checkpoints:
             self._writing.result()
             self._writing = None
 
-    def _write_part(self, number: int, results: Results) -> None:
+    def _write_part(self, number: int, batches: list[Results]) -> None:
         temporary = self.directory / ".part.tmp"
         content = {
             "fingerprint": self._fingerprint_digest,
-            "digests": torch.from_numpy(
-                results.digests.view(np.uint8).reshape(-1, DIGEST_BYTES).copy()
-            ),
-            "mean": torch.from_numpy(results.mean),
-            "reasons": results.reasons,
+            "batches": [_pack(results) for results in batches],
         }
         try:
             with open(temporary, "wb") as file:
@@ -188,7 +184,7 @@ class Checkpoints:
             publish(temporary, self.directory / f"part-{number:05d}.{digest}.pt")
         finally:
             temporary.unlink(missing_ok=True)  # on a full disk, half a part is in the way
-        log.info("checkpoint %d: %d sequences", number, len(results.digests))
+        log.info("checkpoint %d: %d sequences", number, sum(len(b.digests) for b in batches))
 
     # -- the plan, and the end --------------------------------------------------------------
 
@@ -267,6 +263,35 @@ def open_checkpoints(
             yield checkpoints
         finally:
             checkpoints.close()
+
+
+def _pack(results: Results) -> dict:
+    """Return what of a batch goes into a part: tensors, text and containers alone."""
+    return {
+        "digests": torch.from_numpy(
+            results.digests.view(np.uint8).reshape(-1, DIGEST_BYTES).copy()
+        ),
+        "reasons": results.reasons,
+        "windows": torch.from_numpy(results.windows),
+        "rows": {key: torch.from_numpy(rows) for key, rows in results.rows.items()},
+        "ragged": {
+            key: {"values": torch.from_numpy(r.values), "sizes": torch.from_numpy(r.sizes)}
+            for key, r in results.ragged.items()
+        },
+    }
+
+
+def _unpack(batch: dict) -> Results:
+    return Results(
+        batch["digests"].numpy().reshape(-1).view(f"S{DIGEST_BYTES}"),
+        batch["reasons"],
+        batch["windows"].numpy(),
+        {key: rows.numpy() for key, rows in batch["rows"].items()},
+        {
+            key: Ragged(ragged["values"].numpy(), ragged["sizes"].numpy())
+            for key, ragged in batch["ragged"].items()
+        },
+    )
 
 
 def _new_digest() -> "hashlib._Hash":

@@ -115,3 +115,10 @@ def lease_directory() -> Path:
     if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid():
         raise UserError(f"{directory}: must be a directory of your own; remove it or set TMPDIR")
     return directory
+
+
+def resolve_precision(precision: str, device: torch.device) -> str:
+    """Return what `auto` means on the device: float16 on a GPU, float32 on a CPU."""
+    if precision != "auto":
+        return precision
+    return "float16" if device.type == "cuda" else "float32"

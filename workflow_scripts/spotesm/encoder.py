@@ -1,25 +1,38 @@
-"""Batches of sequences in, mean-pooled embeddings out: windows, the forward pass, pooling."""
+"""Batches of sequences in, their outputs out: windows, passes over the model, its failures."""
 
 import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, islice
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from spotesm.alphabet import tokenise
-from spotesm.batching import SPECIAL_TOKENS, window_starts
 from spotesm.classification import classify
 from spotesm.esm2 import PackedESM2
 from spotesm.failures import NOT_FINITE, OUT_OF_MEMORY
+from spotesm.fasta import digest_sequence
+from spotesm.long_sequences import SMALLER_WINDOWS, SPECIAL_TOKENS, LongSequences, cut
+from spotesm.outputs import BOS, CONTACTS, CONTACTS_KEY, LOGITS, LOGITS_KEY, MEAN, RESIDUES, Outputs
+from spotesm.results import Results
+from spotesm.stitching import Embedded, join, split_by_window, stitch
 
 log = logging.getLogger(__name__)
 
 SMALLEST_WINDOW = 16
 _DOES_NOT_FIT = f"{OUT_OF_MEMORY}: does not fit on the device, even alone"
-_NOT_FINITE = f"{NOT_FINITE}: the model gives NaN or infinity, in float32 too"
+_NOT_FINITE = f"{NOT_FINITE}: the model gives NaN or infinity (or more than store_dtype can hold)"
+
+
+class WindowDoesNotFit(Exception):
+    """Memory ran out on one window alone; `place` says which of those given it was."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__(place)
+        self.place = place
 
 
 @dataclass(frozen=True)
@@ -27,26 +40,31 @@ class Window:
     """A stretch of one sequence that goes through the model at once.
 
     Attributes:
+        start: its first residue's place in the sequence.
         tokens: (l + 2,) uint8, BOS and EOS included.
-        weights: (l + 2,) float32, each token's share in the mean over the whole sequence:
+        shares: (l + 2,) float32, each token's share in the mean over the whole sequence:
             1 / (residues x windows that cover the residue), and 0 for BOS and EOS.
     """
 
+    start: int
     tokens: np.ndarray
-    weights: np.ndarray
+    shares: np.ndarray
+
+    @property
+    def residues(self) -> int:
+        """How many it covers."""
+        return len(self.tokens) - SPECIAL_TOKENS
 
 
-def cut_windows(sequence: bytes, window: int, overlap: int) -> list[Window]:
-    """Cut a sequence of any length into the windows that `window_starts` names."""
-    spans = [
-        slice(start, start + window) for start in window_starts(len(sequence), window, overlap)
-    ]
+def cut_windows(sequence: bytes, spans: list[slice]) -> list[Window]:
+    """Cut the windows that `spans` name out of a sequence."""
     coverage = np.zeros(len(sequence), dtype=np.int64)
     for span in spans:
         coverage[span] += 1
-    shares = (1.0 / (len(sequence) * coverage)).astype(np.float32)
+    # Where nothing covers a residue, as behind a truncation, it has no share.
+    shares = (1.0 / (np.count_nonzero(coverage) * np.maximum(coverage, 1))).astype(np.float32)
     return [
-        Window(tokenise(sequence[span]), np.pad(shares[span], SPECIAL_TOKENS // 2))
+        Window(span.start, tokenise(sequence[span]), np.pad(shares[span], SPECIAL_TOKENS // 2))
         for span in spans
     ]
 
@@ -56,17 +74,19 @@ class InFlight:
     """A batch that the device works on.
 
     Attributes:
-        sequences: the k sequences.
-        means: (k, D) float32 and
-        finite: (k,) bool, both on their way to the host.
-        reasons: why a sequence was not computed; empty for all others.
+        sequences: its k sequences.
+        windows: of each.
+        reasons: why a sequence is not computed; empty for all others.
+        passes: by pass, the values of some of the windows, on their way to the host.
+        finite: by pass, (w,) bool, whether all values of a window are.
         arrived: waits for them.
     """
 
     sequences: Sequence[bytes]
-    means: Tensor
-    finite: Tensor
+    windows: list[list[Window]]
     reasons: list[str]
+    passes: list[dict[str, Tensor]]
+    finite: list[Tensor]
     arrived: Callable[[], None]
 
 
@@ -76,8 +96,8 @@ class Encoder:
     Args:
         load_model: makes the model in a precision; called once, and once more for float32 if
             another precision ever gives a value that is not finite.
-        shrink_windows: whether a sequence that does not fit on the device even alone is cut into
-            smaller windows, instead of being rejected.
+        outputs: what is computed.
+        long_sequences: how sequences are cut.
         on_smaller_budget: told the new token budget when memory ran out and it was halved.
         check_stop: called within long work; what it raises ends the work.
     """
@@ -86,30 +106,27 @@ class Encoder:
         self,
         load_model: Callable[[torch.dtype], PackedESM2],
         dtype: torch.dtype,
-        window: int,
-        overlap: int,
-        shrink_windows: bool = False,
+        outputs: Outputs,
+        long_sequences: LongSequences,
         on_smaller_budget: Callable[[int], None] = lambda _: None,
         check_stop: Callable[[], None] = lambda: None,
     ) -> None:
         self.load_model = load_model
         self.model = load_model(dtype)
-        self.window = window
-        self.overlap = overlap
-        self.shrink_windows = shrink_windows
+        self.outputs = outputs
+        self.long_sequences = long_sequences
         self.on_smaller_budget = on_smaller_budget
         self.check_stop = check_stop
         self._exact_model: PackedESM2 | None = None
 
     def embed_each(
         self, batches: Iterable[Sequence[bytes]], token_budget: int, ahead: bool = True
-    ) -> Iterator[tuple[np.ndarray, list[str]]]:
-        """Yield the (k, D) float32 means over residues of the last layer, and k reasons.
+    ) -> Iterator[Results]:
+        """Yield the results of each batch.
 
-        A reason is empty, but for a sequence that could not be embedded and must be rejected;
-        its row is zero. Values at a residue that several windows cover are averaged. A batch
-        that exceeds the token budget, which only a long sequence does, goes through in several
-        passes.
+        A reason is empty, but for a sequence that could not be embedded and must be rejected. A
+        batch that exceeds the token budget, which only a long sequence does, goes through in
+        several passes.
 
         Args:
             ahead: on a GPU, read, tokenise and launch the next batch before waiting for the
@@ -125,86 +142,57 @@ class Encoder:
         while in_flight:
             yield self._collect(in_flight.popleft())
 
+    # -- launching -----------------------------------------------------------------------------
+
     @torch.inference_mode()
     def _launch(self, sequences: Sequence[bytes], model: PackedESM2) -> InFlight:
-        means, reasons = self._embed(sequences, model, self.window, self.overlap)
-        finite = torch.isfinite(means).all(dim=1)
-        if means.device.type != "cuda":
-            return InFlight(sequences, means, finite, reasons, arrived=lambda: None)
-        down = [
-            torch.empty(x.shape, dtype=x.dtype, pin_memory=True).copy_(x, non_blocking=True)
-            for x in (means, finite)
-        ]
-        event = torch.cuda.Event()
-        event.record()
-        return InFlight(sequences, *down, reasons, arrived=event.synchronize)
-
-    def _embed(
-        self, sequences: Sequence[bytes], model: PackedESM2, window: int, overlap: int
-    ) -> tuple[Tensor, list[str]]:
-        """Return the (k, D) means on the device, and k reasons why one could not be computed."""
-        windows = [cut_windows(sequence, window, overlap) for sequence in sequences]
-        pooled, did_not_fit = self._run([one for own in windows for one in own], model)
-        # The windows of a sequence are neighbours, and add up to its mean.
-        means = _sum_runs(pooled, [len(own) for own in windows])
-        owners = [index for index, own in enumerate(windows) for _ in own]
+        windows = [cut_windows(s, self.long_sequences.spans(len(s))) for s in sequences]
         reasons = [""] * len(sequences)
-        for index in {owners[place] for place in did_not_fit}:
-            reasons[index] = _DOES_NOT_FIT
-            half = min(window, len(sequences[index])) // 2
-            if self.shrink_windows and half >= SMALLEST_WINDOW:
-                log.warning("a sequence does not fit: in windows of %d residues", half)
-                one = [sequences[index]]
-                shrunk, (reasons[index],) = self._embed(one, model, half, min(overlap, half) // 2)
-                means[index] = shrunk[0]
-        return means, reasons
+        while True:
+            owners = [index for index, own in enumerate(windows) for _ in own]
+            try:
+                ran = list(self._run(list(chain(*windows)), model))
+                break
+            except WindowDoesNotFit as misfit:
+                index = owners[misfit.place]
+                windows[index] = self._cut_smaller(sequences[index], windows[index])
+                reasons[index] = "" if windows[index] else _DOES_NOT_FIT
+        passes, finite = [values for values, _ in ran], [flags for _, flags in ran]
+        return InFlight(sequences, windows, reasons, passes, finite, _arrival(model.device))
 
-    def _collect(self, batch: InFlight) -> tuple[np.ndarray, list[str]]:
-        batch.arrived()
-        means, reasons = batch.means.numpy().copy(), list(batch.reasons)
-        for index in np.flatnonzero(~batch.finite.numpy()):
-            reasons[index] = reasons[index] or _NOT_FINITE
-            if self.model.dtype != torch.float32 and reasons[index] == _NOT_FINITE:
-                means[index], reasons[index] = self._embed_exactly(batch.sequences[index])
-        means[[bool(reason) for reason in reasons]] = 0
-        return means, reasons
+    def _cut_smaller(self, sequence: bytes, windows: list[Window]) -> list[Window]:
+        """Cut a sequence into windows of half the size; none if unwanted or too small."""
+        half = windows[0].residues // 2
+        if self.long_sequences.out_of_memory != SMALLER_WINDOWS or half < SMALLEST_WINDOW:
+            return []
+        log.warning("a sequence does not fit: in windows of %d residues", half)
+        covered = windows[-1].start + windows[-1].residues
+        overlap = min(self.long_sequences.overlap, half) // 2
+        return cut_windows(sequence, cut(covered, half, overlap))
 
-    def _embed_exactly(self, sequence: bytes) -> tuple[np.ndarray, str]:
-        """Embed one sequence in float32, after another precision gave NaN or infinity."""
-        if self._exact_model is None:
-            log.warning("a value in %s is not finite: computing it in float32", self.model.dtype)
-            self._exact_model = self.load_model(torch.float32)
-        batch = self._launch([sequence], self._exact_model)
-        batch.arrived()
-        reason = batch.reasons[0] or ("" if bool(batch.finite[0]) else _NOT_FINITE)
-        return batch.means.numpy()[0], reason
-
-    def _run(self, windows: list[Window], model: PackedESM2) -> tuple[Tensor, list[int]]:
+    def _run(
+        self, windows: list[Window], model: PackedESM2
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """Run windows through the model in as few passes as the token budget allows.
 
-        Returns:
-            (w, D) float32, each the weighted sum of its tokens, and which windows did not fit
-            on the device even alone; their rows are zero.
+        Raises:
+            WindowDoesNotFit: memory ran out on one window alone.
         """
-        pooled: list[Tensor] = []
-        did_not_fit = []
         first = 0
         while first < len(windows):
             end = self._end_of_pass(windows, first)
             try:
-                pooled.append(self._pool(windows[first:end], model))
+                yield self._pass(windows[first:end], model)
             except (RuntimeError, MemoryError) as error:
                 if classify(error) != OUT_OF_MEMORY:
                     raise
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
-                if end - first > 1:
-                    self._halve_budget(sum(len(window.tokens) for window in windows[first:end]))
-                    continue
-                did_not_fit.append(first)
-                pooled.append(torch.zeros(1, model.embedding_dim, device=model.device))
-            first = end
-        return torch.cat(pooled), did_not_fit
+                if end - first == 1:
+                    raise WindowDoesNotFit(first) from error
+                self._halve_budget(sum(len(window.tokens) for window in windows[first:end]))
+            else:
+                first = end
 
     def _end_of_pass(self, windows: list[Window], first: int) -> int:
         end, tokens = first + 1, len(windows[first].tokens)
@@ -218,18 +206,118 @@ class Encoder:
         log.warning("out of memory with %d tokens; going on with half of them", tokens_tried)
         self.on_smaller_budget(self.token_budget)
 
-    def _pool(self, windows: Sequence[Window], model: PackedESM2) -> Tensor:
-        """Run one pass; (w, D) float32, the weighted sum of each window's tokens."""
+    def _pass(
+        self, windows: Sequence[Window], model: PackedESM2
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Run one pass over w windows of r residues in all.
+
+        Returns:
+            By key, values on their way to the host: (w, D) for outputs with one row a sequence,
+            (r, D) for those with one a residue, and the contact maps flattened one after another;
+            and whether all values of a window are finite, (w,) bool.
+        """
         lengths = [len(window.tokens) for window in windows]
+        residues = [window.residues for window in windows]
         tokens = _to_device(np.concatenate([window.tokens for window in windows]), model.device)
-        weights = _to_device(np.concatenate([window.weights for window in windows]), model.device)
-        hidden = model(tokens.int(), lengths, self.check_stop)
-        return _sum_runs(hidden * weights.unsqueeze(1), lengths)
+        shares = _to_device(np.concatenate([window.shares for window in windows]), model.device)
+        first = np.cumsum([0, *lengths[:-1]])
+        outer = np.concatenate([first, first + lengths - 1])
+        bos = _to_device(first, model.device)
+        inner = _to_device(np.delete(np.arange(sum(lengths)), outer), model.device)
+        activations = model(tokens.int(), lengths, self.outputs, self.check_stop)
+        found = _Finite(len(windows), getattr(torch, self.outputs.store_dtype), model.device)
+        values = {}
+        for layer, hidden in activations.hidden.items():
+            # Always computed: a value that is not finite anywhere shows in the mean.
+            mean = _sum_runs(hidden * shares.unsqueeze(1), lengths)
+            found.check(mean)
+            if MEAN in self.outputs:
+                values[f"{MEAN}/{layer}"] = mean
+            if BOS in self.outputs:
+                values[f"{BOS}/{layer}"] = found.check(hidden[bos])
+            if RESIDUES in self.outputs:
+                values[f"{RESIDUES}/{layer}"] = found.check(hidden[inner], residues)
+        if LOGITS in self.outputs:
+            values[LOGITS_KEY] = found.check(activations.logits[inner], residues)
+        if CONTACTS in self.outputs:
+            maps = torch.cat([one.flatten() for one in activations.contacts])
+            values[CONTACTS_KEY] = found.check(maps, [n * n for n in residues])
+        return {key: _to_host(x) for key, x in values.items()}, _to_host(found.all)
+
+    # -- collecting ----------------------------------------------------------------------------
+
+    def _collect(self, batch: InFlight) -> Results:
+        embedded = self._embedded(batch)
+        if self.model.dtype != torch.float32:
+            for index, one in enumerate(embedded):
+                if one.reason == _NOT_FINITE:
+                    embedded[index] = self._embed_exactly(batch.sequences[index])
+        digests = [digest_sequence(sequence) for sequence in batch.sequences]
+        return join(digests, embedded, self.outputs)
+
+    def _embedded(self, batch: InFlight) -> list[Embedded]:
+        batch.arrived()
+        passes = [{key: values.numpy() for key, values in one.items()} for one in batch.passes]
+        residues = [window.residues for own in batch.windows for window in own]
+        values = iter(split_by_window(passes, residues))
+        finite = iter(flag for one in batch.finite for flag in one.tolist())
+        embedded = []
+        for windows, reason in zip(batch.windows, batch.reasons, strict=True):
+            own = list(islice(values, len(windows)))
+            if not all(list(islice(finite, len(windows)))):
+                reason = _NOT_FINITE
+            if reason:
+                embedded.append(Embedded(reason=reason))
+            else:
+                starts = [window.start for window in windows]
+                embedded.append(Embedded(stitch(starts, own), len(windows)))
+        return embedded
+
+    def _embed_exactly(self, sequence: bytes) -> Embedded:
+        """Embed one sequence in float32, after another precision gave NaN or infinity."""
+        if self._exact_model is None:
+            log.warning("a value in %s is not finite: computing it in float32", self.model.dtype)
+            self._exact_model = self.load_model(torch.float32)
+        (embedded,) = self._embedded(self._launch([sequence], self._exact_model))
+        return embedded
+
+
+class _Finite:
+    """Which windows of a pass have finite values only, in what they are stored in."""
+
+    def __init__(self, count: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.all = torch.ones(count, dtype=torch.bool, device=device)
+        self.dtype = dtype
+
+    def check(self, values: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+        """Return `values`, of which `sizes` rows belong to each window, or one."""
+        bad = ~torch.isfinite(values.to(self.dtype)).reshape(len(values), -1).all(1, keepdim=True)
+        if sizes is not None:
+            bad = _sum_runs(bad.float(), sizes) > 0
+        self.all &= ~bad[:, 0]
+        return values
 
 
 def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _to_host(values: Tensor) -> Tensor:
+    """Start to copy values to the host; `_arrival` says when they are there."""
+    if values.device.type != "cuda":
+        return values
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return host.copy_(values, non_blocking=True)
+
+
+def _arrival(device: torch.device) -> Callable[[], None]:
+    """Return what waits until everything asked of the device so far is done."""
+    if device.type != "cuda":
+        return lambda: None
+    event = torch.cuda.Event()
+    event.record()
+    return event.synchronize
 
 
 def _sum_runs(x: Tensor, lengths: Sequence[int]) -> Tensor:

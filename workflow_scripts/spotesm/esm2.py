@@ -2,10 +2,12 @@
 
 All sequences of a batch lie one after another along the token axis, (T, D). Linear layers and
 norms see one large matrix; attention looks at each sequence by itself. The arithmetic is that
-of fair-esm's `ESM2` (the reference of the tests), without its language-model head.
+of fair-esm's `ESM2` (the reference of the tests); its language-model head and its contact head
+run only if they are asked for.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -13,12 +15,29 @@ from esm.model.esm2 import ESM2
 from esm.modules import TransformerLayer
 from torch import Tensor, nn
 
-from spotesm.attention import Attention, choose_attention
+from spotesm.attention import choose_attention
+from spotesm.contacts import ContactMaps
+from spotesm.outputs import CONTACTS, LOGITS, Outputs
 
 # Training hid 15% of the residues, 80% of them behind the mask token, whose embedding is zero.
 # ESM-2 scales every embedding down to keep the same mean without masks (Lin et al. 2023).
 TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
 ROTARY_BASE = 10_000
+
+
+@dataclass(frozen=True)
+class Activations:
+    """What one pass over packed sequences gives, T tokens in all.
+
+    Attributes:
+        hidden: by layer, (T, D) float32; layer 0 is the embedding, the last one is normed.
+        logits: (T, 33) float32, if asked for.
+        contacts: for each sequence of l residues, (l, l) float32 probabilities, if asked for.
+    """
+
+    hidden: dict[int, Tensor]
+    logits: Tensor | None
+    contacts: list[Tensor]
 
 
 class PackedESM2(nn.Module):
@@ -37,37 +56,49 @@ class PackedESM2(nn.Module):
         self.dtype = dtype
         self.device = device
         self.attention = choose_attention(device, dtype)
+        self.description = f"packed, {self.attention.__name__}"
         scale = TOKEN_DROPOUT_SCALE if model.token_dropout else 1.0
         self.embedding = nn.Parameter(model.embed_tokens.weight.detach() * scale)
         self.layers = nn.ModuleList(
             PackedLayer(layer, model.attention_heads, dtype) for layer in model.layers
         )
         self.final_norm = model.emb_layer_norm_after
+        self.logits_head = model.lm_head
+        self.contact_head = model.contact_head
         self.to(device).eval()
 
     def forward(
         self,
         tokens: Tensor,
         lengths: Sequence[int],
+        outputs: Outputs,
         before_layer: Callable[[], None] = lambda: None,
-    ) -> Tensor:
-        """Return the last layer's representation of every token, after the final norm.
+    ) -> Activations:
+        """Return what `outputs` needs.
 
         Args:
             tokens: (T,) token numbers of all sequences, each with its BOS and EOS.
             lengths: tokens of each sequence, in the same order; their sum is T.
             before_layer: called before each layer; what it raises ends the work.
-
-        Returns:
-            (T, D) float32.
         """
         x = F.embedding(tokens, self.embedding)
         attend = self.attention(lengths, self.device)
         rotation = rotation_of(lengths, self.head_dim).to(self.device, non_blocking=True)
-        for layer in self.layers:
+        hidden = {0: x} if 0 in outputs.layers else {}
+        maps = ContactMaps(self.contact_head, lengths if CONTACTS in outputs else [], self.device)
+        for number, layer in enumerate(self.layers, start=1):
             before_layer()
-            x = layer(x, rotation, attend)
-        return self.final_norm(x)
+            query, key, value = layer.before_attention(x, rotation)
+            if CONTACTS in outputs:
+                maps.add_layer(number - 1, query, key)
+            x = layer.after_attention(x, attend(query, key, value))
+            if number in outputs.layers:
+                hidden[number] = x
+        x = self.final_norm(x)
+        if self.n_layers in outputs.layers:
+            hidden[self.n_layers] = x
+        logits = self.logits_head(x) if LOGITS in outputs else None
+        return Activations(hidden, logits, maps.probabilities())
 
 
 class PackedLayer(nn.Module):
@@ -92,19 +123,15 @@ class PackedLayer(nn.Module):
         self.expand = layer.fc1.to(dtype)
         self.contract = layer.fc2.to(dtype)
 
-    def forward(self, x: Tensor, rotation: Tensor, attend: Attention) -> Tensor:
-        """Map (T, D) float32 to (T, D) float32."""
-        return self.after_attention(x, attend(*self.before_attention(x, rotation)))
-
     def before_attention(self, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return queries, keys and values, (T, heads, head_dim) each."""
+        """Map (T, D) float32 to queries, keys and values, (T, heads, head_dim) each."""
         normed = self.attention_norm(x).to(self.dtype)
         qkv = F.linear(normed, self.qkv_weight, self.qkv_bias).unflatten(1, (3, self.heads, -1))
         query, key = rotate(qkv[:, :2], rotation).unbind(1)
         return query, key, qkv[:, 2]
 
     def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Add what attention and the feed-forward network say."""
+        """Add what attention and the feed-forward network say; (T, D) float32."""
         x = x + self.attention_out(attended.flatten(1))
         normed = self.feed_forward_norm(x).to(self.dtype)
         return x + self.contract(F.gelu(self.expand(normed)))

@@ -5,6 +5,7 @@ SPOTESM_FAULTS is a comma-separated list of
     KIND=MOTIF    at every forward pass in which a sequence contains MOTIF
     trace=FILE    append a byte to FILE for every sequence (or window) that goes through the model
     slow=SECONDS  spend that much longer on every forward pass
+    room=BYTES    from the first forward pass on, take only so much more memory
 with the kinds out_of_memory, cuda_error, generic_error, not_finite, not_finite_in_half (precision)
 and disk_full.
 """
@@ -12,14 +13,16 @@ and disk_full.
 import errno
 import itertools
 import os
+import resource
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from spotesm.alphabet import tokenise
-from spotesm.esm2 import PackedESM2
+from spotesm.esm2 import Activations, PackedESM2
 
 _ERRORS: dict[str, Callable[[], Exception]] = {
     "out_of_memory": lambda: torch.OutOfMemoryError("CUDA out of memory (on demand)"),
@@ -37,6 +40,8 @@ def install(specification: str) -> None:
             _trace(fault.partition("=")[2])
         elif fault.startswith("slow="):
             _slow_down(float(fault.partition("=")[2]))
+        elif fault.startswith("room="):
+            _limit_memory(int(fault.partition("=")[2]))
         else:
             kind, condition = fault.partition("@")[::2] if "@" in fault else fault.split("=")
             _fail_at_pass(kind, _nth(int(condition)) if "@" in fault else _contains(condition))
@@ -65,14 +70,15 @@ def _contains(motif: str) -> Callable[[Tensor], Tensor]:
 def _fail_at_pass(kind: str, find: Callable[[Tensor], Tensor]) -> None:
     forward = PackedESM2.forward
 
-    def failing(self: PackedESM2, tokens: Tensor, *arguments: object) -> Tensor:
+    def failing(self: PackedESM2, tokens: Tensor, *arguments: object) -> Activations:
         found = find(tokens)
         if kind in _ERRORS and found.any():
             raise _ERRORS[kind]()
-        hidden = forward(self, tokens, *arguments)
+        activations = forward(self, tokens, *arguments)
         if kind == "not_finite" or (kind == "not_finite_in_half" and self.dtype.itemsize == 2):
-            hidden[found.to(hidden.device)] = torch.nan
-        return hidden
+            for hidden in activations.hidden.values():
+                hidden[found.to(hidden.device)] = torch.nan
+        return activations
 
     PackedESM2.forward = failing
 
@@ -91,20 +97,37 @@ def _fail_at_write(n: int) -> None:
 def _slow_down(seconds: float) -> None:
     forward = PackedESM2.forward
 
-    def slow(self: PackedESM2, *arguments: object) -> Tensor:
+    def slow(self: PackedESM2, *arguments: object) -> Activations:
         time.sleep(seconds)
         return forward(self, *arguments)
 
     PackedESM2.forward = slow
 
 
+def _limit_memory(room: int) -> None:
+    forward, limited = PackedESM2.forward, False
+
+    def crowded(self: PackedESM2, *arguments: object) -> Activations:
+        nonlocal limited
+        if not limited:
+            limited = True
+            status = Path("/proc/self/status").read_text()
+            taken = 1024 * int(status.partition("VmData:")[2].split()[0])
+            resource.setrlimit(resource.RLIMIT_DATA, (taken + room, taken + room))
+        return forward(self, *arguments)
+
+    PackedESM2.forward = crowded
+
+
 def _trace(path: str) -> None:
     forward = PackedESM2.forward
 
-    def traced(self: PackedESM2, tokens: Tensor, lengths: list[int], *others: object) -> Tensor:
-        hidden = forward(self, tokens, lengths, *others)
+    def traced(
+        self: PackedESM2, tokens: Tensor, lengths: list[int], *others: object
+    ) -> Activations:
+        activations = forward(self, tokens, lengths, *others)
         with open(path, "ab") as file:
             file.write(b"." * len(lengths))
-        return hidden
+        return activations
 
     PackedESM2.forward = traced

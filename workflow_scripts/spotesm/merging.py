@@ -19,17 +19,19 @@ import torch
 from spotesm import __version__
 from spotesm.durable import read_json, replacing, write_json
 from spotesm.failures import IncompleteError, TooManyRejectedError
-from spotesm.fasta import DIGEST_BYTES
+from spotesm.outputs import group_of
+from spotesm.shard_files import TEXT, bytes_of_row, create_in_chunks, read_spans
 from spotesm.sharding import REJECTED_COLUMNS
-from spotesm.storage import TEXT
 from spotesm.summary import describe
+from spotesm.translation import parse_orf_id
 from spotesm.weights import UNTRAINED
 
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 BLOCK_BYTES = 64 << 20
-CHUNK_BYTES = 128 << 10  # what reading one row costs at most, against the overhead of many chunks
+LEAST_BYTES_OF_RECORD = 256  # about what its id, digest and place take
+RECORD_COLUMNS = ("sequence_ids", "lengths", "digests", "windows")
 COMMON_ATTRIBUTES = (
     "fingerprint",
     "model",
@@ -37,8 +39,10 @@ COMMON_ATTRIBUTES = (
     "weights_sha256",
     "layers",
     "outputs",
+    "store_dtype",
     "precision",
     "long_sequences",
+    "embedding_dim",
 )
 
 
@@ -54,6 +58,8 @@ class MergeJob:
         rejected: every rejected record of the dataset, TSV.
         summary: what was done, in numbers, JSON.
         max_rejected: fraction of the records that may be rejected.
+        nucleotide: whether the ids are those of `translate_contigs`.
+        compression: of the HDF5 file, `gzip`, `lzf` or None.
         config: the settings of the run, kept in the file.
     """
 
@@ -64,6 +70,8 @@ class MergeJob:
     rejected: Path
     summary: Path
     max_rejected: float
+    nucleotide: bool
+    compression: str | None
     config: dict
 
 
@@ -92,9 +100,12 @@ def merge_shards(job: MergeJob) -> dict:
         rejected = csv.writer(tsv, delimiter="\t", lineterminator="\n")
         rejected.writerow(REJECTED_COLUMNS)
         file = stack.enter_context(h5py.File(temporary, "w"))
-        output = _Output(file, shards)
+        output = _Output(file, shards, job.compression)
+        origins = _Origins(file, len(file["lengths"])) if job.nucleotide else None
         for block in _read_blocks(shards, job.split_rejected, split["n_records"]):
             output.append(block)
+            if origins:
+                origins.append(block.columns["sequence_ids"])
             for line in block.rejected:
                 rejected.writerow(line)
                 reasons[line[3]] += 1
@@ -108,12 +119,18 @@ def merge_shards(job: MergeJob) -> dict:
 
 @dataclass(frozen=True)
 class _Block:
-    """The embedded records, and the rejected ones as TSV lines, of a stretch of the input."""
+    """A stretch of the input: its embedded records, r in all, and the rejected ones.
 
-    mean: np.ndarray
-    lengths: np.ndarray
-    digests: np.ndarray
-    ids: np.ndarray
+    Attributes:
+        shards: (r,) which shard each record is in, and
+        places: (r,) as which of its records.
+        columns: by dataset, what is known of each record, (r, ...).
+        rejected: TSV lines.
+    """
+
+    shards: np.ndarray
+    places: np.ndarray
+    columns: dict[str, np.ndarray]
     rejected: list[tuple]
 
 
@@ -121,8 +138,8 @@ def _read_blocks(
     shards: Sequence[h5py.File], split_rejected: Path, n_records: int
 ) -> Iterator[_Block]:
     """Yield the records in input order; every ordinal below `n_records` exactly once."""
-    dim = _mean_of(shards[0]).shape[1]
-    block_rows = max(1, BLOCK_BYTES // (4 * dim))
+    row = sum(bytes_of_row(shards[0][key]) for key in shards[0].attrs["row_keys"])
+    block_rows = max(1, BLOCK_BYTES // max(row, LEAST_BYTES_OF_RECORD))
     positions = [0] * len(shards)
     with open(split_rejected, newline="", encoding="utf-8") as tsv:
         rejects = csv.reader(tsv, delimiter="\t")
@@ -145,38 +162,40 @@ def _gather(
     shards: Sequence[h5py.File], positions: list[int], start: int, size: int, rejected: list[tuple]
 ) -> _Block:
     """Collect the ordinals from `start` on; moves `positions` past the rows taken."""
-    mean = np.empty((size, _mean_of(shards[0]).shape[1]), dtype=np.float32)
-    lengths = np.empty(size, dtype=np.int32)
-    digests = np.empty((size, DIGEST_BYTES), dtype=np.uint8)
-    ids = np.empty(size, dtype=object)
+    columns = {
+        name: np.empty((size, *shards[0][name].shape[1:]), shards[0][name].dtype)
+        for name in (*RECORD_COLUMNS, *shards[0].attrs["row_keys"])
+    }
     reasons = np.full(size, "", dtype=object)
+    shard_of, place_of = np.zeros(size, np.int64), np.zeros(size, np.int64)
     seen = np.bincount([line[0] - start for line in rejected], minlength=size)
     embedded = seen == 0
-    for place, shard in enumerate(shards):
-        first = positions[place]
+    for number, shard in enumerate(shards):
+        first = positions[number]
         # Rows a shard can have in this block are bounded by the block's size.
         limit = min(first + size, len(shard["ordinals"]))
         end = bisect_left(shard["ordinals"], start + size, lo=first, hi=limit)
-        positions[place] = end
+        positions[number] = end
         if first == end:
             continue
         target = shard["ordinals"][first:end] - start
         np.add.at(seen, target[target >= 0], 1)
-        mean[target] = _mean_of(shard)[first:end]
-        lengths[target] = shard["lengths"][first:end]
-        digests[target] = shard["digests"][first:end]
-        ids[target] = shard["sequence_ids"].asstr()[first:end]
+        shard_of[target], place_of[target] = number, np.arange(first, end)
         reasons[target] = shard["reasons"].asstr()[first:end]
+        for name, column in columns.items():
+            source = shard[name]
+            column[target] = (source.asstr() if name == "sequence_ids" else source)[first:end]
     _check_each_once(seen, start)
     for place in np.flatnonzero(reasons != ""):
         embedded[place] = False
         reason, _, detail = reasons[place].partition(": ")
-        rejected.append((start + int(place), ids[place], "embed", reason, detail))
-    if not np.isfinite(mean[embedded]).all():
-        raise IncompleteError(f"a value of records {start} to {start + size - 1} is not finite")
-    return _Block(
-        mean[embedded], lengths[embedded], digests[embedded], ids[embedded], sorted(rejected)
-    )
+        identifier = columns["sequence_ids"][place]
+        rejected.append((start + int(place), identifier, "embed", reason, detail))
+    columns = {name: column[embedded] for name, column in columns.items()}
+    for key in shards[0].attrs["row_keys"]:
+        if not np.isfinite(columns[key]).all():
+            raise IncompleteError(f"a value of records {start} to {start + size - 1} is not finite")
+    return _Block(shard_of[embedded], place_of[embedded], columns, sorted(rejected))
 
 
 def _check_each_once(seen: np.ndarray, start: int) -> None:
@@ -211,30 +230,95 @@ def _check_same_settings(shards: Sequence[h5py.File]) -> None:
 class _Output:
     """The datasets of the merged file, filled from the first row on."""
 
-    def __init__(self, file: h5py.File, shards: Sequence[h5py.File]) -> None:
+    def __init__(
+        self, file: h5py.File, shards: Sequence[h5py.File], compression: str | None
+    ) -> None:
+        self.file = file
+        self.shards = shards
         n = sum(int(shard.attrs["n_embedded"]) for shard in shards)
-        name, dim = _mean_of(shards[0]).name, _mean_of(shards[0]).shape[1]
-        chunk_rows = min(max(1, CHUNK_BYTES // (4 * dim)), max(1, n))
-        self._mean = file.create_dataset(name, (n, dim), np.float32, chunks=(chunk_rows, dim))
-        self._lengths = file.create_dataset("lengths", n, np.int32)
-        self._digests = file.create_dataset("digests", (n, DIGEST_BYTES), np.uint8)
-        self._ids = file.create_dataset("sequence_ids", n, TEXT)
-        file["embeddings"] = h5py.SoftLink(name)
+        for name in RECORD_COLUMNS:
+            dtype = TEXT if name == "sequence_ids" else shards[0][name].dtype
+            file.create_dataset(name, (n, *shards[0][name].shape[1:]), dtype)
+        row_keys = shards[0].attrs["row_keys"]
+        for key in row_keys:
+            create_in_chunks(file, key, n, shards[0][key], compression=compression)
+        if len(row_keys):
+            file["embeddings"] = h5py.SoftLink(f"/{row_keys[0]}")
         self._end = 0
+        self._spans = [read_spans(shard) for shard in shards]
+        self._values_end: Counter[str] = Counter()
+        for key in self._ragged_keys():
+            spans = [s[group_of(key)] for s in self._spans if group_of(key) in s]
+            total = sum(int(sizes.sum()) for _, sizes in spans)
+            like = next(shard[key] for shard in shards if key in shard)
+            create_in_chunks(file, key, total, like, compression=compression)
+            offsets = f"{group_of(key)}/offsets"
+            if offsets not in file:
+                file.create_dataset(offsets, n + 1, np.int64)
+
+    def _ragged_keys(self) -> list[str]:
+        """Return the keys of any shard: one that has nothing but rejected records has none."""
+        return list(dict.fromkeys(k for shard in self.shards for k in shard.attrs["ragged_keys"]))
 
     def append(self, block: _Block) -> None:
         """Write the next rows."""
-        rows = slice(self._end, self._end + len(block.ids))
-        self._mean[rows] = block.mean
-        self._lengths[rows] = block.lengths
-        self._digests[rows] = block.digests
-        self._ids[rows] = block.ids
+        rows = slice(self._end, self._end + len(block.places))
+        for name, column in block.columns.items():
+            self.file[name][rows] = column
+        for key in self._ragged_keys():
+            self._append_values(key, block)
         self._end = rows.stop
 
+    def _append_values(self, key: str, block: _Block) -> None:
+        """Copy the values of a ragged output, which need not fit into memory together."""
+        group, pending, pending_bytes = group_of(key), [], 0
+        sizes = np.empty(len(block.places), np.int64)
+        for i, (number, place) in enumerate(zip(block.shards, block.places, strict=True)):
+            starts_of, sizes_of = self._spans[number][group]
+            start, sizes[i] = starts_of[place], sizes_of[place]
+            pending.append(self.shards[number][key][start : start + sizes[i]])
+            pending_bytes += pending[-1].nbytes
+            if pending_bytes >= BLOCK_BYTES:
+                self._write_values(key, pending)
+                pending, pending_bytes = [], 0
+        self._write_values(key, pending)
+        offsets = self.file[f"{group}/offsets"]
+        offsets[self._end + 1 : self._end + 1 + len(sizes)] = offsets[self._end] + sizes.cumsum()
 
-def _mean_of(shard: h5py.File) -> h5py.Dataset:
-    (mean,) = shard["mean"].values()
-    return mean
+    def _write_values(self, key: str, pending: list[np.ndarray]) -> None:
+        if pending:
+            values = np.concatenate(pending)
+            if not np.isfinite(values).all():
+                raise IncompleteError(f"a value of {key} is not finite")
+            start = self._values_end[key]
+            self.file[key][start : start + len(values)] = values
+            self._values_end[key] += len(values)
+
+
+class _Origins:
+    """Where on which contig each protein lies, as its id says."""
+
+    def __init__(self, file: h5py.File, n: int) -> None:
+        self.columns = [
+            file.create_dataset(f"orfs/{name}", n, dtype)
+            for name, dtype in (
+                ("contigs", TEXT),
+                ("frames", np.int8),
+                ("starts", np.int64),
+                ("ends", np.int64),
+            )
+        ]
+        self._end = 0
+
+    def append(self, ids: np.ndarray) -> None:
+        """Write what the next ids say."""
+        rows = slice(self._end, self._end + len(ids))
+        if len(ids):
+            for column, values in zip(
+                self.columns, zip(*map(parse_orf_id, ids), strict=True), strict=True
+            ):
+                column[rows] = values
+        self._end = rows.stop
 
 
 def _attributes(
@@ -263,8 +347,9 @@ def _summarise(job: MergeJob, split: dict, reasons: Counter[str]) -> dict:
     with h5py.File(job.output, "r") as file:
         summary = {
             "file": str(job.output),
-            "n_embedded": len(file["embeddings"]),
-            "embedding_dim": file["embeddings"].shape[1],
+            "n_embedded": len(file["sequence_ids"]),
+            "outputs": file.attrs["outputs"].tolist(),
+            "embedding_dim": int(file.attrs["embedding_dim"]),
             "untrained": _is_untrained(file),
             "weights_sha256": file.attrs["weights_sha256"],
             "model": file.attrs["model"],

@@ -1,36 +1,48 @@
 """What is known of sequences once they went through the model."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 
 @dataclass(frozen=True)
+class Ragged:
+    """Values whose number depends on the sequence.
+
+    Attributes:
+        values: (n, D) or (n,), those of one sequence after those of another.
+        sizes: (k,) int64, how many belong to each sequence; their sum is n.
+    """
+
+    values: np.ndarray
+    sizes: np.ndarray
+
+
+@dataclass(frozen=True)
 class Results:
-    """Outputs of k sequences.
+    """Outputs of k sequences; what belongs to a rejected one is undefined or empty.
 
     Attributes:
         digests: (k,) S16, blake2b-128 of each normalised sequence.
-        mean: (k, D) float32, the mean over residues of the last layer; undefined in rows
-            whose reason is not empty.
         reasons: why a sequence was rejected instead; empty for all others.
+        windows: (k,) int32, in how many windows each went through the model.
+        rows: by key (see `Outputs`), (k, D): outputs with one row a sequence.
+        ragged: by key, outputs with a number of values that depends on the sequence.
     """
 
     digests: np.ndarray
-    mean: np.ndarray
     reasons: list[str]
+    windows: np.ndarray
+    rows: dict[str, np.ndarray] = field(default_factory=dict)
+    ragged: dict[str, Ragged] = field(default_factory=dict)
 
     @property
     def nbytes(self) -> int:
         """Bytes that the outputs take."""
-        return self.mean.nbytes + self.digests.nbytes
+        arrays = [self.digests, *self.rows.values(), *(r.values for r in self.ragged.values())]
+        return sum(array.nbytes for array in arrays)
 
 
-def concatenate(results: Sequence[Results]) -> Results:
-    """Join the outputs of several batches."""
-    return Results(
-        np.concatenate([r.digests for r in results]),
-        np.concatenate([r.mean for r in results]),
-        [reason for r in results for reason in r.reasons],
-    )
+def rejected(digests: np.ndarray, reason: str) -> Results:
+    """Return the results of sequences (k,) that are all rejected: no values, one reason."""
+    return Results(digests, [reason] * len(digests), np.zeros(len(digests), np.int32))

@@ -1,9 +1,9 @@
 """The worker: embed one shard on one device, and lose nothing when it is taken away."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import takewhile
 from pathlib import Path
 
@@ -12,25 +12,30 @@ import numpy as np
 import torch
 
 from spotesm.attempts import Attempt, journal_attempt
-from spotesm.batching import count_tokens, plan_batches
+from spotesm.batching import plan_batches
 from spotesm.budget import choose_token_budget
 from spotesm.checkpoints import Checkpoints, Thresholds, open_checkpoints
-from spotesm.devices import lease_device
+from spotesm.devices import lease_device, resolve_precision
 from spotesm.durable import replacing
 from spotesm.encoder import Encoder
 from spotesm.esm2 import PackedESM2
-from spotesm.failures import CUDA_RUNTIME, IncompleteError
+from spotesm.failures import CUDA_RUNTIME, IncompleteError, WeightsError
+from spotesm.long_sequences import LongSequences
+from spotesm.model_files import regression_path
+from spotesm.outputs import CONTACTS, Outputs
 from spotesm.preemption import StopRequest
 from spotesm.progress import Progress
-from spotesm.results import Results
+from spotesm.reference import ReferenceEngine
+from spotesm.results import Results, rejected
+from spotesm.shard_files import ShardWriter, check_shard
 from spotesm.sharding import Shard
-from spotesm.storage import ShardWriter, check_shard
 from spotesm.weights import Weights, load_verified
 
 log = logging.getLogger(__name__)
 
-CHECKPOINT_FORMAT = 1
-SMALLER_WINDOWS = "smaller_windows"
+CHECKPOINT_FORMAT = 2
+ENGINES = {"packed": PackedESM2, "reference": ReferenceEngine}
+TOO_LONG = "too_long"
 
 
 @dataclass(frozen=True)
@@ -42,10 +47,11 @@ class ShardJob:
         output: the shard's HDF5 file.
         weights: manifest of the weights.
         checkpoints: the shard's own checkpoint directory.
-        window: most residues that go through the model at once.
-        overlap: residues that neighbouring windows of a longer sequence share.
-        out_of_memory: what to do with a sequence that does not fit on the device even alone:
-            `reject`, or cut it into `smaller_windows`.
+        engine: `packed`, or fair-esm's own forward, the `reference`.
+        outputs: names of what is computed.
+        layers: of which layers; negative ones are counted from the end.
+        store_dtype: `float32` or `float16`, of the values in the file.
+        long_sequences: what happens to long ones.
         precision: `auto`, `float32`, `bfloat16` or `float16`.
         tokens_per_batch: most tokens in a batch, over all windows, BOS and EOS included; 0 lets
             the model and the device decide.
@@ -60,9 +66,11 @@ class ShardJob:
     output: Path
     weights: Path
     checkpoints: Path
-    window: int
-    overlap: int
-    out_of_memory: str
+    engine: str
+    outputs: Sequence[str]
+    layers: Sequence[int]
+    store_dtype: str
+    long_sequences: LongSequences
     precision: str
     tokens_per_batch: int
     thresholds: Thresholds
@@ -91,19 +99,22 @@ def embed_shard(job: ShardJob) -> None:
                 return
             with (
                 journal_attempt(checkpoints, shard, device, job.restart) as attempt,
-                create_shard_file(job.output, shard, weights, settings) as writer,
+                create_shard_file(job, shard, weights, settings) as writer,
             ):
                 done = find_done(job, shard, checkpoints)
                 keep = checkpoints.add if job.checkpointing else writer.add
-                progress = Progress(count_tokens(shard.lengths, job.window, job.overlap), done)
+                tokens = job.long_sequences.count_tokens(shard.lengths)
+                where = {"device": str(device), "folder": job.checkpoints}
+                progress = Progress(shard.lengths, tokens, done, attempt.number, **where)
                 try:
                     for batch, results in embed_remaining(
                         job, shard, weights, device, checkpoints, attempt, stop, done
                     ):
                         keep(results)
-                        progress.advance(batch)
+                        progress.advance(batch, results)
                 finally:
                     checkpoints.flush()  # whatever ended the work, what it computed is kept
+                    progress.write()
                 stop.leave_if_asked()
 
                 for part in read_parts(job, checkpoints):
@@ -113,6 +124,7 @@ def embed_shard(job: ShardJob) -> None:
                     settings,
                     facts={
                         "weights": weights.source,
+                        "embedding_dim": weights.architecture.embedding_dim,
                         "n_resumed": progress.resumed,
                         "n_computed": progress.computed,
                         "attempts": attempt.number,
@@ -138,63 +150,71 @@ def embed_remaining(
     """Yield the indices and results of one batch after another, until all is done or a stop asked.
 
     Sequences that were in flight when CUDA failed come first, one by one; those that have
-    killed two attempts are rejected.
+    killed two attempts are rejected, and so are long ones if the config says so.
     """
     if done.all():
         return
-    condemned = attempt.condemned[~done[attempt.condemned]]
-    suspects = attempt.suspects[~done[attempt.suspects]]
-    if len(condemned):
-        yield condemned, reject(shard, condemned, weights, f"{CUDA_RUNTIME}: killed two attempts")
+    settled = done.copy()
+    for which, reason in (
+        (attempt.condemned, f"{CUDA_RUNTIME}: killed two attempts"),
+        (
+            np.flatnonzero(job.long_sequences.rejects(shard.lengths)),
+            f"{TOO_LONG}: {job.long_sequences.window}",
+        ),
+    ):
+        which = which[~settled[which]]
+        if len(which):
+            settled[which] = True
+            yield which, rejected(shard.digests[which], reason)
+    suspects = attempt.suspects[~settled[attempt.suspects]]
     encoder = start_encoder(job, weights, device, checkpoints, stop)
     token_budget = checkpoints.fix_token_budget(
-        job.tokens_per_batch, lambda: choose_token_budget(encoder.model, job.window)
+        job.tokens_per_batch,
+        lambda: choose_token_budget(encoder.model, encoder.outputs, job.long_sequences.window),
     )
     if len(suspects):
         log.warning("%d sequences were in flight when CUDA failed: one by one", len(suspects))
         list(encoder.embed_each([[b"M"]], token_budget))  # a broken GPU must not be blamed on them
-    settled = done.copy()
-    settled[condemned] = settled[suspects] = True
-    tokens = count_tokens(shard.lengths, job.window, job.overlap)
+    settled[suspects] = True
+    tokens = job.long_sequences.count_tokens(shard.lengths)
     rest = plan_remaining(tokens, token_budget, settled)
     for batches, ahead in ((suspects.reshape(-1, 1), False), (rest, True)):
         launching = attempt.launching(takewhile(lambda _: not stop, batches))
         reading = (shard.read_sequences(batch) for batch in launching)
         embedded = encoder.embed_each(reading, checkpoints.token_budget, ahead)
-        for batch, (means, reasons) in zip(batches, embedded, strict=False):
+        for batch, results in zip(batches, embedded, strict=False):
             attempt.landed()
-            yield batch, Results(shard.digests[batch], means, reasons)
+            yield batch, results
 
 
-def reject(shard: Shard, which: np.ndarray, weights: Weights, reason: str) -> Results:
-    """Return results without values."""
-    means = np.zeros((len(which), weights.architecture.embedding_dim), np.float32)
-    return Results(shard.digests[which], means, [reason] * len(which))
+def resolve_outputs(job: ShardJob, weights: Weights) -> Outputs:
+    """Return what is computed, with the model's own numbers of the layers."""
+    if CONTACTS in job.outputs and not weights.regression_sha256:
+        raise WeightsError(
+            f"{weights.path}: contacts need its contact regression; put fair-esm's "
+            f"{regression_path(Path(weights.path)).name} beside it, or take contacts out of outputs"
+        )
+    layers = weights.architecture.layers
+    return Outputs.of_model(job.outputs, job.layers, job.store_dtype, layers)
 
 
 def describe_settings(job: ShardJob, weights: Weights, device: torch.device) -> dict:
     """Return what determines the numbers; checkpoints and files of other settings never mix."""
-    return {
+    outputs = resolve_outputs(job, weights)
+    settings = {
         "checkpoint_format": CHECKPOINT_FORMAT,
         "model": weights.model,
+        "engine": job.engine,
         "weights_sha256": weights.sha256,
-        "layers": [weights.architecture.layers],
-        "outputs": ["mean"],
+        "outputs": list(outputs.names),
+        "layers": list(outputs.layers),
+        "store_dtype": outputs.store_dtype,
         "precision": resolve_precision(job.precision, device),
-        "long_sequences": {
-            "policy": "window",
-            "window": job.window,
-            "overlap": job.overlap,
-            "out_of_memory": job.out_of_memory,
-        },
+        "long_sequences": asdict(job.long_sequences),
     }
-
-
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return what `auto` means on the device: float16 on a GPU, float32 on a CPU."""
-    if precision != "auto":
-        return precision
-    return "float16" if device.type == "cuda" else "float32"
+    if CONTACTS in outputs:
+        settings["regression_sha256"] = weights.regression_sha256
+    return settings
 
 
 def start_encoder(
@@ -207,15 +227,14 @@ def start_encoder(
     """Load the model onto the device."""
     precision = checkpoints.fingerprint["precision"]
     encoder = Encoder(
-        load_model=lambda dtype: PackedESM2(load_verified(weights), device, dtype),
+        load_model=lambda dtype: ENGINES[job.engine](load_verified(weights), device, dtype),
         dtype=getattr(torch, precision),
-        window=job.window,
-        overlap=job.overlap,
-        shrink_windows=job.out_of_memory == SMALLER_WINDOWS,
+        outputs=resolve_outputs(job, weights),
+        long_sequences=job.long_sequences,
         on_smaller_budget=checkpoints.lower_token_budget,
         check_stop=stop.leave_if_overdue,
     )
-    log.info("%s in %s, %s", weights.model, precision, encoder.model.attention.__name__)
+    log.info("%s in %s, %s", weights.model, precision, encoder.model.description)
     return encoder
 
 
@@ -237,13 +256,13 @@ def is_complete(output: Path, shard: Shard, checkpoints: Checkpoints) -> bool:
 
 @contextmanager
 def create_shard_file(
-    output: Path, shard: Shard, weights: Weights, settings: dict
+    job: ShardJob, shard: Shard, weights: Weights, settings: dict
 ) -> Iterator[ShardWriter]:
-    """Yield a writer to a temporary file, which gets the name `output` if it proves complete."""
-    architecture = weights.architecture
-    with replacing(output) as temporary:
+    """Yield a writer to a temporary file, which gets its name if it proves complete."""
+    embedding_dim = weights.architecture.embedding_dim
+    with replacing(job.output) as temporary:
         with h5py.File(temporary, "w") as file:
-            yield ShardWriter(file, shard, architecture.layers, architecture.embedding_dim)
+            yield ShardWriter(file, shard, resolve_outputs(job, weights), embedding_dim)
         check_shard(temporary, shard, settings)
 
 

@@ -1,0 +1,64 @@
+"""What happens to sequences that are longer than the window: pure functions of their lengths."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+SPECIAL_TOKENS = 2  # BOS and EOS, around every sequence or window
+WINDOW, TRUNCATE, WHOLE, REJECT = "window", "truncate", "whole", "reject"
+SMALLER_WINDOWS = "smaller_windows"
+
+
+@dataclass(frozen=True)
+class LongSequences:
+    """A policy.
+
+    Attributes:
+        policy: `window` cuts longer sequences into overlapping windows, `truncate` takes the
+            first window alone, `whole` takes them whole, and `reject` rejects them.
+        window: most residues that go through the model at once, but for `whole`.
+        overlap: residues that neighbouring windows share.
+        out_of_memory: what to do with a sequence that does not fit on the device even alone:
+            `reject`, or cut it into `smaller_windows`.
+    """
+
+    policy: str
+    window: int
+    overlap: int
+    out_of_memory: str
+
+    def spans(self, length: int) -> list[slice]:
+        """Return which residues of a sequence of `length` go through the model together.
+
+        One span is as long as the sequence allows. Several are exactly `window` long, each
+        beginning `window - overlap` after the one before, but for the last, which ends with the
+        sequence and so may overlap more.
+        """
+        if self.policy == TRUNCATE:
+            return [slice(0, min(length, self.window))]
+        if self.policy == WHOLE:
+            return [slice(0, length)]
+        return cut(length, self.window, self.overlap)
+
+    def count_tokens(self, lengths: np.ndarray) -> np.ndarray:
+        """Return the tokens that sequences of `lengths` (u,) cost, all windows together."""
+        lengths = lengths.astype(np.int64)
+        if self.policy == WHOLE:
+            return lengths + SPECIAL_TOKENS
+        n_windows = np.ones_like(lengths)
+        if self.policy == WINDOW:
+            step = self.window - self.overlap
+            n_windows += np.maximum(0, -(-(lengths - self.window) // step))
+        return n_windows * (np.minimum(lengths, self.window) + SPECIAL_TOKENS)
+
+    def rejects(self, lengths: np.ndarray) -> np.ndarray:
+        """Return which sequences, (u,) bool, are rejected for their `lengths` (u,)."""
+        return (lengths > self.window) & (self.policy == REJECT)
+
+
+def cut(length: int, window: int, overlap: int) -> list[slice]:
+    """Cover `length` residues by windows; one alone if they fit."""
+    if length <= window:
+        return [slice(0, length)]
+    starts = [*range(0, length - window, window - overlap), length - window]
+    return [slice(start, start + window) for start in starts]

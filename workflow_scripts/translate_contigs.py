@@ -1,0 +1,14 @@
+"""Rule translate_contigs: turn contigs into the proteins of their open reading frames."""
+
+from pathlib import Path
+
+from spotesm.job import step
+from spotesm.translation import translate_contigs
+
+with step(snakemake.log[0]):
+    translate_contigs(
+        inputs=[Path(path) for path in snakemake.input],
+        output=Path(snakemake.output[0]),
+        genetic_code=snakemake.params.genetic_code,
+        min_orf=snakemake.params.min_orf,
+    )
