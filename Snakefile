@@ -7,7 +7,7 @@
 #   results/demo/shards/3-of-16.fasta       the input, split by content; split.json, rejected.tsv
 #   results/demo/checkpoints/3-of-16/       finished sequences of a shard in progress
 #   results/demo/shards/3-of-16.h5          the embeddings of a shard
-#   results/demo/embeddings.h5              the result; rejected.tsv, summary.json
+#   results/demo/embeddings.h5              the result; rejected.tsv, summary.json, report.html
 #   results/demo/logs/, benchmarks/         a file a job
 from snakemake.utils import min_version
 
@@ -26,6 +26,7 @@ include: "rules/translate.smk"
 include: "rules/split.smk"
 include: "rules/embed.smk"
 include: "rules/merge.smk"
+include: "rules/report.smk"
 include: "rules/plan.smk"
 
 
@@ -40,4 +41,4 @@ onerror:
 
 rule all:
     input:
-        expand("results/{dataset}/embeddings.h5", dataset=config["datasets"]),
+        expand("results/{dataset}/report.html", dataset=config["datasets"]),

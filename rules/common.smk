@@ -88,11 +88,13 @@ def proteins(dataset):
 
 def checkpoint_directory(wildcards):
     """Return where a shard keeps its parts."""
+    return str(Path(checkpoint_root(wildcards.dataset), wildcards.scatteritem))
+
+
+def checkpoint_root(dataset):
+    """Return where the shards of a dataset keep their parts."""
     root = config["checkpoint"]["dir"]
-    folder = (
-        Path(root, wildcards.dataset) if root else Path("results", wildcards.dataset, "checkpoints")
-    )
-    return str(folder / wildcards.scatteritem)
+    return str(Path(root, dataset) if root else Path("results", dataset, "checkpoints"))
 
 
 def checkpoint_thresholds():
@@ -166,6 +168,15 @@ def describe_failures():
 
 
 STARTED = time.time()
+
+
+def report_labels():
+    """Return the file with the labels of the report's map, if the config names one."""
+    labels = config["report"]["labels"]
+    if labels and not Path(labels).is_file():
+        raise WorkflowError(f"config: report: labels: no such file: {labels}")
+    return [labels] if labels else []
+
 
 check_config()
 

@@ -9,6 +9,7 @@ rule plan_run:
         "results/logs/plan_run.log",
     conda:
         "../envs/spotesm.yaml"
+    threads: embed_threads()
     params:
         config=config,
         datasets={dataset: proteins(dataset) for dataset in config["datasets"]},

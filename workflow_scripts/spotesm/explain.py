@@ -16,11 +16,15 @@ def explain_failures(results: Path, checkpoints: Path | None, since: float) -> s
         checkpoints: what the config names as `checkpoint: dir`, if anything.
         since: logs that have not been written after this time (seconds since 1970) are old.
     """
-    lines = []
+    logs_of_error: dict[str, list[Path]] = {}
     for log in sorted(results.rglob("logs/**/*.log")):
         if log.stat().st_mtime >= since and (error := last_error(log)):
-            lines += [f"  {name_of(log, results)}{failure_type(log, results, checkpoints)}"]
-            lines += [f"    {error}", f"    log: {log}"]
+            logs_of_error.setdefault(error, []).append(log)
+    lines = []
+    for error, (log, *others) in logs_of_error.items():
+        name = f"{name_of(log, results)}{failure_type(log, results, checkpoints)}"
+        more = f", and {len(others)} more jobs" if others else ""
+        lines += [f"  {error}", f"    in {name}{more}", f"    log: {log}"]
     return "\n".join(["spotESM could not finish:", *lines]) if lines else ""
 
 

@@ -47,8 +47,17 @@ class Weights:
 
     @classmethod
     def read(cls, manifest: Path) -> "Weights":
-        """Read the manifest that `fetch_weights` wrote."""
-        return cls(**read_json(manifest))
+        """Read the manifest that `fetch_weights` wrote.
+
+        Raises:
+            WeightsError: another version of spotESM wrote it.
+        """
+        try:
+            return cls(**read_json(manifest))
+        except TypeError as error:
+            raise WeightsError(
+                f"{manifest}: written by another version; run again with --forcerun fetch_weights"
+            ) from error
 
     @property
     def architecture(self) -> Architecture:

@@ -1,0 +1,29 @@
+localrules:
+    report_dataset,
+
+
+rule report_dataset:
+    input:
+        embeddings="results/{dataset}/embeddings.h5",
+        rejected="results/{dataset}/rejected.tsv",
+        summary="results/{dataset}/summary.json",
+        labels=report_labels(),
+    output:
+        report(
+            "results/{dataset}/report.html",
+            caption="../docs/captions/report.rst",
+            category="spotESM",
+            labels={"dataset": "{dataset}"},
+        ),
+    log:
+        "results/{dataset}/logs/report_dataset.log",
+    benchmark:
+        "results/{dataset}/benchmarks/report_dataset.tsv"
+    conda:
+        "../envs/spotesm.yaml"
+    params:
+        checkpoints=untracked(lambda wildcards: checkpoint_root(wildcards.dataset)),
+    message:
+        "Reporting on {wildcards.dataset}"
+    script:
+        "../workflow_scripts/report_dataset.py"
