@@ -43,5 +43,5 @@ def step(log_file: str) -> Iterator[None]:
             logging.shutdown()
             # HDF5 would try once more to write what did not fit, and crash.
             os._exit(1)
-        log.exception("unexpected error")
+        log.exception("%s: %s", type(error).__name__, str(error).partition("\n")[0])
         sys.exit(1)

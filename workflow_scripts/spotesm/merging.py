@@ -91,7 +91,7 @@ def merge_shards(job: MergeJob) -> dict:
     split = read_json(job.split)
     reasons: Counter[str] = Counter()
     with ExitStack() as stack:
-        shards = [stack.enter_context(h5py.File(path, "r")) for path in job.shards]
+        shards = [stack.enter_context(_open_shard(path)) for path in job.shards]
         _check_same_settings(shards)
         temporary = stack.enter_context(replacing(job.output))
         tsv = stack.enter_context(
@@ -115,6 +115,16 @@ def merge_shards(job: MergeJob) -> dict:
     write_json(job.summary, summary)
     log.info("%s", describe(summary))
     return summary
+
+
+def _open_shard(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise IncompleteError(
+            f"{path}: not a whole shard file; delete it and run again: its results are kept "
+            "among the checkpoints"
+        ) from error
 
 
 @dataclass(frozen=True)

@@ -84,7 +84,7 @@ def write_report(job: ReportJob) -> None:
         dataset=job.dataset,
         untrained=summary["untrained"],
         numbers=collect_numbers(summary, attempts),
-        figures={name: json.loads(f.to_json()) for name, f in figures.items() if f is not None},
+        figures={name: f and json.loads(f.to_json()) for name, f in figures.items()},
         landscape=landscape and landscape.for_browser(),
         sampled=landscape and landscape.is_sample,
         n_records=len(lengths),

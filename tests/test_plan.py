@@ -1,0 +1,63 @@
+from pathlib import Path
+
+import pytest
+from sequences import write_fasta
+from spotesm import plan
+from spotesm.long_sequences import LongSequences
+from spotesm.outputs import OUTPUTS, Outputs
+from spotesm.plan import PlanJob, count_bytes, plan_run, take_census
+
+RECORDS = [("a", "MKV" * 30), ("b", "ACD"), ("c", "acd"), ("bad", "A*C"), ("d", "W" * 45)]
+
+
+@pytest.fixture
+def fasta(tmp_path: Path) -> Path:
+    return write_fasta(tmp_path / "in.fasta", RECORDS)
+
+
+def test_the_census_counts_records_and_different_sequences(fasta: Path) -> None:
+    census = take_census([fasta, fasta])
+    assert (census.records, census.rejected) == (10, 2)
+    assert census.lengths.tolist() == [90, 3, 45]
+    assert census.records_of.tolist() == [2, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected_residues", "expected_maps"),
+    [
+        # Records of 90, 3, 3 and 45 residues; windows of 40 that overlap by 10: 3, 1, 1, 2.
+        ("window", 141, 3 * 1600 + 2 * 9 + 2 * 1600),
+        ("truncate", 86, 1600 + 2 * 9 + 1600),
+        ("whole", 141, 8100 + 2 * 9 + 2025),
+    ],
+)
+def test_bytes_are_those_of_the_datasets(
+    fasta: Path, policy: str, expected_residues: int, expected_maps: int
+) -> None:
+    outputs = Outputs(OUTPUTS, (0, 6), "float16")
+    long = LongSequences(policy, 40, 10, "reject")
+    size = count_bytes(take_census([fasta]), outputs, long, dim=8)
+    rows = 2 * 4 * 8 * 2  # mean and bos, of four records, at two layers
+    residues = expected_residues * (8 * 2 + 33)
+    assert size == 2 * (rows + residues + expected_maps)
+
+
+def test_the_table_names_datasets_and_their_cost(
+    fasta: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "PROBE_SECONDS", 0.05)
+    text = plan_run(
+        PlanJob(
+            datasets={"mine": [fasta]},
+            shards=3,
+            model="esm2_t6_8M_UR50D",
+            outputs=["mean"],
+            layers=[-1],
+            store_dtype="float32",
+            long_sequences=LongSequences("window", 1022, 256, "reject"),
+            precision="float32",
+        )
+    )
+    row = next(line.split() for line in text.splitlines() if line.startswith("mine"))
+    assert row[:8] == ["mine", "5", "3", "141", "90", "3", "5.1", "kB"]
+    assert "tokens/s" in text.splitlines()[0]
