@@ -85,7 +85,7 @@ def test_each_state_is_told(results: Path, capsys: pytest.CaptureFixture[str]) -
         ["d", "7-of-8", "running", "50%", "", "", "1", "2", "node1"],
         ["d", "8-of-8", "running", "50%", "500", "2 s", "1", "2", "node1, cuda:0"],
         # 4.0 of 8 shards to go, at half a shard in two seconds by each of two jobs.
-        ["d", "8 shards", "1 done", "50%", "1,000", "8 s", "4", "15", ""],
+        ["d", "8 shards", "1 done", "50%", "1,000", "8 s", "4", "13", ""],
     ]
 
 

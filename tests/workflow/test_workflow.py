@@ -229,3 +229,13 @@ def test_contigs_become_rows_that_lead_back_to_them(
             np.testing.assert_allclose(embeddings.residues(row, 6), expected, rtol=0, atol=1e-5)
             np.testing.assert_allclose(embeddings[row], expected.mean(0), rtol=0, atol=1e-5)
         assert embeddings.file["embeddings"] == embeddings.file["bos/3"]
+
+
+def test_a_dataset_of_rejected_records_alone(tmp_path: Path) -> None:
+    write_fasta(tmp_path / "in.fasta", [("a", "M*K"), ("b", "")])
+    config = write_config(tmp_path, datasets={"d": "in.fasta"}, shards=2, max_rejected=1)
+    embed(tmp_path, "--configfile", str(config), *FOUR_GPUS)
+    with Embeddings(tmp_path / "results/d/embeddings.h5") as embeddings:
+        assert len(embeddings) == 0
+        assert embeddings.file["embeddings"].shape == (0, 320)
+    assert "2 records have no row" in (tmp_path / "results/d/report.html").read_text()

@@ -142,11 +142,15 @@ def create_in_chunks(
     """
     row = like.shape[1:]
     rows = max(1, CHUNK_BYTES // bytes_of_row(like))
+    if not growing:
+        rows = min(rows, length)
+    if not rows:  # HDF5 has no chunks of nothing
+        return file.create_dataset(key, (0, *row), like.dtype)
     return file.create_dataset(
         key,
         (length, *row),
         like.dtype,
-        chunks=(rows if growing else min(rows, max(1, length)), *row),
+        chunks=(rows, *row),
         maxshape=(None, *row) if growing else None,
         compression=compression,
     )
