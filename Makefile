@@ -20,7 +20,8 @@ plan: .venv/installed
 	@$(BIN)/snakemake --quiet all $(if $(CONFIG),--configfile $(CONFIG)) -- plan_run
 
 test: .venv/installed
-	$(BIN)/pytest --numprocesses auto --dist loadscope
+	@# One worker more than cores: the slowest tests mostly wait. In the order of the folders, slow ones first.
+	$(BIN)/pytest --numprocesses $$(($$(nproc) + 1)) --dist loadscope --no-loadscope-reorder
 
 lint: .venv/installed
 	$(BIN)/ruff check

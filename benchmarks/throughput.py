@@ -34,8 +34,9 @@ from spotesm.long_sequences import LongSequences
 from spotesm.model_files import ARCHITECTURES, Architecture, load_model
 from spotesm.outputs import Outputs
 from spotesm.sharding import split_fasta
+from spotesm.task import ShardJob
 from spotesm.weights import UNTRAINED, fetch_weights
-from spotesm.worker import ShardJob, embed_shard
+from spotesm.worker import embed_shard
 from transformers import EsmConfig, EsmModel
 
 MOST_RESIDUES = 1022

@@ -17,7 +17,8 @@ from spotesm.checkpoints import Thresholds
 from spotesm.job import FAULTS, step
 from spotesm.long_sequences import LongSequences
 from spotesm.sharding import split_fasta
-from spotesm.worker import ShardJob, embed_shard
+from spotesm.task import ShardJob
+from spotesm.worker import embed_shard
 
 WAIT_SECONDS = 60.0
 POLL_SECONDS = 0.001

@@ -5,7 +5,8 @@ from pathlib import Path
 from spotesm.checkpoints import Thresholds
 from spotesm.job import step
 from spotesm.long_sequences import LongSequences
-from spotesm.worker import ShardJob, embed_shard
+from spotesm.task import ShardJob
+from spotesm.worker import embed_shard
 
 with step(snakemake.log[0]):
     embed_shard(

@@ -13,7 +13,7 @@ from spotesm import merging
 from spotesm.checkpoints import Thresholds
 from spotesm.long_sequences import LongSequences
 from spotesm.merging import MergeJob, merge_shards
-from spotesm.worker import ShardJob
+from spotesm.task import ShardJob
 
 N_KILLS = 6
 ALL = ["mean", "bos", "residues", "logits", "contacts"]

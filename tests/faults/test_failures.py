@@ -28,7 +28,7 @@ from shards import (
 from spotesm.durable import read_json, write_json
 from spotesm.job import FAULTS, step
 from spotesm.merging import MergeJob, merge_shards
-from spotesm.worker import ShardJob
+from spotesm.task import ShardJob
 
 N_SEQUENCES = 40
 POISON = "WWCWW"

@@ -22,7 +22,7 @@ from shards import (
 )
 from spotesm.checkpoints import Thresholds
 from spotesm.long_sequences import LongSequences
-from spotesm.worker import ShardJob
+from spotesm.task import ShardJob
 
 N_KILLS = 22
 N_SEQUENCES = 100

@@ -94,4 +94,4 @@ def test_the_repository_runs_its_demo_with_four_gpus() -> None:
     arguments = ("--dry-run", "--forceall", "--nolock", "--cores", "all", "--resources", "gpu=4")
     run = snakemake(REPOSITORY, *arguments)
     assert run.returncode == 0
-    assert "results/demo/embeddings.h5" in run.stdout
+    assert "results/demo/report.html" in run.stdout

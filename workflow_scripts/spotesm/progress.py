@@ -10,10 +10,14 @@ from contextlib import suppress
 from copy import copy
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spotesm.results import Results
+
+if TYPE_CHECKING:  # for its type alone torch need not be loaded
+    from spotesm.task import Task
 
 log = logging.getLogger(__name__)
 
@@ -86,26 +90,17 @@ class Progress:
     """Counts what is embedded; tells the log and `progress.json`, both now and then.
 
     Args:
-        lengths: (u,) residues of the shard's sequences.
-        tokens: (u,) what they cost.
-        done: (u,) bool, which of them earlier attempts have finished.
-        folder: where `progress.json` lies: with the parts.
+        task: the shard; `progress.json` lies with its parts.
+        done: (u,) bool, which of its sequences earlier attempts have finished.
+        attempt: the number of this one.
     """
 
-    def __init__(
-        self,
-        lengths: np.ndarray,
-        tokens: np.ndarray,
-        done: np.ndarray,
-        attempt: int,
-        device: str,
-        folder: Path,
-    ) -> None:
-        self.lengths = lengths
-        self.tokens = tokens
-        self.device = device
+    def __init__(self, task: "Task", done: np.ndarray, attempt: int) -> None:
+        self.lengths = lengths = task.shard.lengths
+        self.tokens = tokens = task.tokens
+        self.device = str(task.device)
         self.attempt = attempt
-        self.folder = folder
+        self.folder = task.job.checkpoints
         self.resumed = int(done.sum())
         self.computed = self.rejected = 0
         self.residues_done = int(lengths[done].sum())
