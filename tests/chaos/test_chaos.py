@@ -24,13 +24,21 @@ from shards import assert_same_datasets
 from snakemake_runs import start_snakemake, write_config
 
 SEED = int(os.environ.get("CHAOS_SEED", "20"))
-N_FAULTS = int(os.environ.get("CHAOS_FAULTS", "8"))
+N_FAULTS = int(os.environ.get("CHAOS_FAULTS", "4"))
 N_SEQUENCES = 320
 SEQUENCES_IN_A_PART = 8
 MOST_IN_FLIGHT = 60  # short ones, in one batch of 512 tokens
 WAIT_SECONDS = 120.0
 STEPS = {"embed": "embed_shard.py", "merge": "merge_shards.py"}
-ARGUMENTS = ("--configfile", "my.yaml", "--cores", "2", "--resources", "gpu=2")
+ARGUMENTS = (
+    "results/d/embeddings.h5",
+    "--configfile",
+    "my.yaml",
+    "--cores",
+    "2",
+    "--resources",
+    "gpu=2",
+)
 ARGUMENTS += ("--set-threads", "embed_shard=1")
 ARGUMENTS += ("--set-resources", "embed_shard:tokens_per_batch=512")
 
