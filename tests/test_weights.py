@@ -225,3 +225,33 @@ def test_a_wrong_safetensors_file_is_refused_by_name(tmp_path: Path, content: ob
     with pytest.raises(WeightsError, match=f"{path}: ") as caught:
         load_model(path, TINY)
     assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_transformers_wrote_gives_its_own_numbers(tmp_path: Path) -> None:
+    transformers = pytest.importorskip("transformers", reason="needs the benchmark extra")
+    config = transformers.EsmConfig(
+        vocab_size=33,
+        mask_token_id=32,
+        pad_token_id=1,
+        hidden_size=16,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        intermediate_size=64,
+        position_embedding_type="rotary",
+        token_dropout=True,
+        emb_layer_norm_before=False,
+        attn_implementation="eager",  # the one that tells contacts
+    )
+    torch.manual_seed(3)
+    theirs = transformers.EsmForMaskedLM(config).eval()
+    theirs.save_pretrained(tmp_path)
+    ours = load_model(tmp_path / "model.safetensors", TINY)
+    _, _, tokens = ours.alphabet.get_batch_converter()([("", "MKTAYIAKQRLLG")])
+    with torch.inference_mode():
+        got = ours(tokens, repr_layers=[2], return_contacts=True)
+        expected = theirs(tokens, output_hidden_states=True)
+        contacts = theirs.predict_contacts(tokens, torch.ones_like(tokens))
+    close = {"rtol": 0, "atol": 1e-5}
+    torch.testing.assert_close(got["representations"][2], expected.hidden_states[-1], **close)
+    torch.testing.assert_close(got["logits"], expected.logits, **close)
+    torch.testing.assert_close(got["contacts"], contacts, **close)

@@ -181,13 +181,14 @@ _OF_LAYER = {
     "attention.self.query": "self_attn.q_proj",
     "attention.self.key": "self_attn.k_proj",
     "attention.self.value": "self_attn.v_proj",
-    "attention.self.rotary_embeddings": "self_attn.rot_emb",
     "attention.output.dense": "self_attn.out_proj",
     "attention.LayerNorm": "self_attn_layer_norm",
     "intermediate.dense": "fc1",
     "output.dense": "fc2",
     "LayerNorm": "final_layer_norm",
 }
+# Files of some versions of transformers have the older names of a norm's parameters.
+_OF_PARAMETER = {"gamma": "weight", "beta": "bias"}
 _OF_MODEL = {
     "esm.embeddings.word_embeddings": "embed_tokens",
     "esm.encoder.emb_layer_norm_after": "emb_layer_norm_after",
@@ -208,7 +209,7 @@ def _load_safetensors(path: Path, architecture: Architecture) -> ESM2:
         raise WeightsError(f"{path}: damaged, or no safetensors file ({error})") from error
     state = {renamed: x for name, x in theirs.items() if (renamed := _fair_esm_name(name))}
     model = ESM2(architecture.layers, architecture.embedding_dim, architecture.attention_heads)
-    # Files may leave out what others can tell: rotary frequencies and the tied output weights.
+    # What others can tell, whether or not it is in the file: rotary frequencies, tied weights.
     known = {name: x for name, x in model.state_dict().items() if "rot_emb" in name}
     known["lm_head.weight"] = state.get("embed_tokens.weight")
     try:
@@ -224,6 +225,7 @@ def _load_safetensors(path: Path, architecture: Architecture) -> ESM2:
 def _fair_esm_name(name: str) -> str | None:
     """Return what fair-esm calls a parameter of Hugging Face's `EsmForMaskedLM`; None if none."""
     module, _, parameter = name.rpartition(".")
+    parameter = _OF_PARAMETER.get(parameter, parameter)
     if module.startswith("esm.encoder.layer."):
         number, _, module = module.removeprefix("esm.encoder.layer.").partition(".")
         renamed = _OF_LAYER.get(module)
