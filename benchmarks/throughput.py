@@ -192,6 +192,7 @@ def hugging_face_contestant(
         intermediate_size=4 * model.embed_dim,
         position_embedding_type="rotary",
         token_dropout=True,
+        layer_norm_eps=1e-5,
         attn_implementation="sdpa",
     )
     other = EsmModel(config, add_pooling_layer=False)
