@@ -20,7 +20,7 @@ plan: .venv/installed
 	@$(BIN)/snakemake --quiet all $(if $(CONFIG),--configfile $(CONFIG)) -- plan_run
 
 test: .venv/installed
-	@# One worker more than cores: the slowest tests mostly wait. In the order of the folders, slow ones first.
+	@# One worker more than cores, as the longest tests mostly wait; in the order that conftest.py chose.
 	$(BIN)/pytest --numprocesses $$(($$(nproc) + 1)) --dist loadscope --no-loadscope-reorder
 
 lint: .venv/installed

@@ -16,6 +16,13 @@ from spotesm.model_files import ARCHITECTURES, load_model
 from spotesm.weights import fetch_weights
 
 SMALL_MODEL = "esm2_t6_8M_UR50D"
+LONG_FIRST = ("slurm", "chaos", "workflow", "faults")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with the folders that take long, so that no worker is left with one in the end."""
+    order = {name: place for place, name in enumerate(LONG_FIRST)}
+    items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
 
 
 @pytest.fixture(scope="session")

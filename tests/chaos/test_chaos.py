@@ -24,7 +24,7 @@ from shards import assert_same_datasets
 from snakemake_runs import start_snakemake, write_config
 
 SEED = int(os.environ.get("CHAOS_SEED", "20"))
-N_FAULTS = int(os.environ.get("CHAOS_FAULTS", "4"))
+N_FAULTS = int(os.environ.get("CHAOS_FAULTS", "3"))
 N_SEQUENCES = 320
 SEQUENCES_IN_A_PART = 8
 MOST_IN_FLIGHT = 60  # short ones, in one batch of 512 tokens
