@@ -1,4 +1,5 @@
 import hashlib
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -6,7 +7,8 @@ import pytest
 import torch
 from filelock import FileLock
 from spotesm.checkpoints import Thresholds, open_checkpoints
-from spotesm.failures import ShardBusyError
+from spotesm.classification import classify
+from spotesm.failures import OUT_OF_MEMORY, ShardBusyError
 from spotesm.results import Ragged, Results
 
 SETTINGS = {"weights_sha256": "abc", "layers": [6]}
@@ -59,6 +61,29 @@ def test_what_was_added_is_read_back_by_another_opening(tmp_path: Path) -> None:
             a, b = (getattr(x.ragged["residues/6"], field) for x in (got, wanted))
             np.testing.assert_array_equal(a, b)
             assert a.dtype == b.dtype
+
+
+def test_want_of_memory_is_not_taken_for_damage(tmp_path: Path) -> None:
+    with open_checkpoints(tmp_path, SETTINGS, NEVER) as checkpoints:
+        checkpoints.add(make_results(0, 1000, dim=4096))
+        checkpoints.flush()
+    parts = list(tmp_path.glob("part-*.pt"))
+    before = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (data_bytes() + (1 << 20), before[1]))
+    try:
+        with pytest.raises(RuntimeError, match="Cannot allocate memory") as shortage:
+            read_all(tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, before)
+    assert classify(shortage.value) == OUT_OF_MEMORY
+    assert list(tmp_path.glob("part-*.pt")) == parts
+    assert len(read_all(tmp_path)[0].digests) == 1000
+
+
+def data_bytes() -> int:
+    """What RLIMIT_DATA counts of this process."""
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(status.partition("VmData:")[2].split()[0])
 
 
 def test_what_was_not_flushed_is_not_there(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ N_FAULTS = int(os.environ.get("CHAOS_FAULTS", "3"))
 N_SEQUENCES = 320
 SEQUENCES_IN_A_PART = 8
 MOST_IN_FLIGHT = 60  # short ones, in one batch of 512 tokens
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 240.0
 STEPS = {"embed": "embed_shard.py", "merge": "merge_shards.py"}
 ARGUMENTS = (
     "results/d/embeddings.h5",
@@ -67,11 +67,15 @@ class Round:
     groups: list[int] = dataclasses.field(default_factory=list)
     driver: subprocess.Popen | None = None
 
-    def start(self, file_size: int = resource.RLIM_INFINITY) -> None:
+    def start(self, *arguments: str, file_size: int = resource.RLIM_INFINITY) -> None:
         """Give the user's command."""
         trace = {"SPOTESM_FAULTS": f"trace={self.folder / 'trace'}"}
         self.driver = start_snakemake(
-            self.folder, *ARGUMENTS, stdout=subprocess.DEVNULL, file_size=file_size, **trace
+            self.folder,
+            *(*ARGUMENTS, *arguments),
+            stdout=subprocess.DEVNULL,
+            file_size=file_size,
+            **trace,
         )
         self.groups.append(self.driver.pid)
 
@@ -184,8 +188,10 @@ def play(round_: Round, wanted: int) -> Counter[str]:
         if kind == "full disk":
             if round_.alive():
                 round_.end()
-            round_.start(file_size=round_.rng.choice([4_000, 30_000, 100_000]))
-            round_.embedded_again += 3 * 4 * (SEQUENCES_IN_A_PART + MOST_IN_FLIGHT)
+            # Every retry of every shard fails in the same way: one is enough.
+            file_size = round_.rng.choice([4_000, 30_000, 100_000])
+            round_.start("--retries", "1", file_size=file_size)
+            round_.embedded_again += 3 * 2 * (SEQUENCES_IN_A_PART + MOST_IN_FLIGHT)
             if round_.end() == 0:
                 return suffered
             suffered[kind] += 1

@@ -128,17 +128,12 @@ class Checkpoints:
 
     def _load(self, path: Path) -> list[dict]:
         _check_digest(path)
-        try:
-            # Mapped, not read: residues of many sequences need not be in memory together.
-            part = torch.load(str(path), weights_only=True, mmap=True)
-            fingerprint, batches = part["fingerprint"], part["batches"]
-        except OSError:
-            raise
-        except Exception as error:  # on foreign bytes torch's reader raises nearly anything
-            raise DamagedPart("is of another format") from error
-        if fingerprint != self._fingerprint_digest:
+        # Mapped, not read: residues of many sequences need not be in memory together. An error
+        # passes on: these bytes are the ones we wrote, so it is for want of memory or the like.
+        part = torch.load(str(path), weights_only=True, mmap=True)
+        if part["fingerprint"] != self._fingerprint_digest:
             raise DamagedPart("belongs to other settings")
-        return batches
+        return part["batches"]
 
     # -- what this attempt adds ----------------------------------------------------------
 

@@ -9,7 +9,8 @@ from spotesm.failures import CUDA_RUNTIME, GENERIC, OUT_OF_MEMORY
 # What torch says where it has no exception type of its own: of the host's memory, and of CUDA's
 # libraries. Checked in this order.
 _OUT_OF_MEMORY_TEXT = re.compile(
-    r"\bout of memory\b|can't allocate memory|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc"
+    r"\bout of memory\b|can't allocate memory|Cannot allocate memory"
+    r"|CUBLAS_STATUS_ALLOC_FAILED|std::bad_alloc"
 )
 _CUDA_TEXT = re.compile(
     r"\bCUDA (driver )?error\b|\b(CUBLAS|CUDNN|CUSOLVER)_STATUS_|device-side assert"
