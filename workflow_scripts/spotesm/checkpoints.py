@@ -28,8 +28,9 @@ import numpy as np
 import torch
 from filelock import FileLock, Timeout
 
+from spotesm.classification import classify
 from spotesm.durable import publish, read_json, write_json
-from spotesm.failures import ShardBusyError
+from spotesm.failures import OUT_OF_MEMORY, ShardBusyError
 from spotesm.fasta import DIGEST_BYTES
 from spotesm.journal import Journal
 from spotesm.results import Ragged, Results
@@ -128,12 +129,17 @@ class Checkpoints:
 
     def _load(self, path: Path) -> list[dict]:
         _check_digest(path)
-        # Mapped, not read: residues of many sequences need not be in memory together. An error
-        # passes on: these bytes are the ones we wrote, so it is for want of memory or the like.
-        part = torch.load(str(path), weights_only=True, mmap=True)
-        if part["fingerprint"] != self._fingerprint_digest:
+        try:
+            # Mapped, not read: residues of many sequences need not be in memory together.
+            part = torch.load(str(path), weights_only=True, mmap=True)
+            fingerprint, batches = part["fingerprint"], part["batches"]
+        except Exception as error:  # on foreign bytes torch's reader raises nearly anything
+            if isinstance(error, OSError) or classify(error) == OUT_OF_MEMORY:
+                raise  # the part may be whole
+            raise DamagedPart("is of another format") from error
+        if fingerprint != self._fingerprint_digest:
             raise DamagedPart("belongs to other settings")
-        return part["batches"]
+        return batches
 
     # -- what this attempt adds ----------------------------------------------------------
 
