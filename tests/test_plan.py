@@ -1,3 +1,5 @@
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -42,22 +44,41 @@ def test_bytes_are_those_of_the_datasets(
     assert size == 2 * (rows + residues + expected_maps)
 
 
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("window", ["mine", "5", "1", "3", "141", "90", "3", "5.1", "kB"]),
+        ("reject", ["mine", "5", "2", "2", "51", "45", "3", "3.8", "kB"]),
+    ],
+)
 def test_the_table_names_datasets_and_their_cost(
-    fasta: Path, monkeypatch: pytest.MonkeyPatch
+    fasta: Path, monkeypatch: pytest.MonkeyPatch, policy: str, expected: list[str]
 ) -> None:
-    monkeypatch.setattr(plan, "PROBE_SECONDS", 0.05)
-    text = plan_run(
-        PlanJob(
-            datasets={"mine": [fasta]},
-            shards=3,
-            model="esm2_t6_8M_UR50D",
-            outputs=["mean"],
-            layers=[-1],
-            store_dtype="float32",
-            long_sequences=LongSequences("window", 1022, 256, "reject"),
-            precision="float32",
-        )
-    )
+    monkeypatch.setattr(plan, "measure_speed", lambda *_: 1e9)
+    monkeypatch.setattr(plan.psutil.Process, "create_time", lambda _: time.time() - 100)
+    text = plan_run(make_job(fasta, engine="packed", policy=policy))
     row = next(line.split() for line in text.splitlines() if line.startswith("mine"))
-    assert row[:8] == ["mine", "5", "3", "141", "90", "3", "5.1", "kB"]
-    assert "tokens/s" in text.splitlines()[0]
+    assert row[:9] == expected
+    assert row[9:] == ["5", "min"]
+
+
+@pytest.mark.parametrize("engine", ["packed", "reference"])
+def test_the_speed_is_measured(fasta: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    monkeypatch.setattr(plan, "PROBE_SECONDS", 0.05)
+    text = plan_run(make_job(fasta, engine=engine, policy="window"))
+    speed = int(re.search(r"about ([\d,]+) tokens/s", text)[1].replace(",", ""))
+    assert 100 < speed < 1_000_000
+
+
+def make_job(fasta: Path, engine: str, policy: str) -> PlanJob:
+    return PlanJob(
+        datasets={"mine": [fasta]},
+        shards=3,
+        model="esm2_t6_8M_UR50D",
+        engine=engine,
+        outputs=["mean"],
+        layers=[-1],
+        store_dtype="float32",
+        long_sequences=LongSequences(policy, 60, 10, "reject"),
+        precision="float32",
+    )

@@ -16,6 +16,7 @@ with step(snakemake.log[0]):
             },
             shards=settings["shards"],
             model=settings["model"]["name"],
+            engine=settings["model"]["engine"],
             outputs=settings["outputs"],
             layers=settings["layers"],
             store_dtype=settings["store_dtype"],

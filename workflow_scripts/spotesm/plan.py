@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import psutil
 import torch
 from esm.model.esm2 import ESM2
 from rich import filesize
@@ -16,12 +17,12 @@ from rich.table import Table
 
 from spotesm.budget import choose_token_budget
 from spotesm.devices import resolve_precision
-from spotesm.esm2 import PackedESM2
 from spotesm.fasta import RejectedSequence, normalise_sequence, read_fasta
 from spotesm.long_sequences import SPECIAL_TOKENS, LongSequences
 from spotesm.model_files import ARCHITECTURES, Architecture
 from spotesm.outputs import BOS, CONTACTS, LOGITS, MEAN, RESIDUES, Outputs
 from spotesm.status import duration
+from spotesm.task import ENGINES
 
 PROBE_LAYERS = 2
 PROBE_SECONDS = 3.0
@@ -33,7 +34,7 @@ class Census:
     """What an input holds.
 
     Attributes:
-        records, rejected: how many records, and how many of them have no valid sequence.
+        records, rejected: how many records, and how many of them get no row.
         lengths: (u,) residues of each different sequence.
         records_of: (u,) records that have it.
     """
@@ -42,6 +43,11 @@ class Census:
     rejected: int
     lengths: np.ndarray
     records_of: np.ndarray
+
+    def without(self, which: np.ndarray) -> "Census":
+        """Return the census with some different sequences, (u,) bool, rejected."""
+        rejected = self.rejected + int(self.records_of[which].sum())
+        return Census(self.records, rejected, self.lengths[~which], self.records_of[~which])
 
 
 def take_census(paths: Sequence[Path]) -> Census:
@@ -87,11 +93,12 @@ def count_bytes(census: Census, outputs: Outputs, long: LongSequences, dim: int)
 
 @torch.inference_mode()
 def measure_speed(
-    architecture: Architecture, window: int, device: torch.device, dtype: torch.dtype
+    architecture: Architecture, engine: str, window: int, device: torch.device, dtype: torch.dtype
 ) -> float:
     """Return tokens/s of the whole model on `device`, from a few layers of random numbers."""
-    shape = architecture.layers, architecture.embedding_dim, architecture.attention_heads
-    model = PackedESM2(ESM2(PROBE_LAYERS, *shape[1:]), device, dtype)
+    # ESM-1b and ESM-1v cost what an ESM-2 of their shape does.
+    probe = ESM2(PROBE_LAYERS, architecture.embedding_dim, architecture.attention_heads)
+    model = ENGINES[engine](probe, device, dtype)
     few = Outputs((MEAN,), (PROBE_LAYERS,))
     lengths = [min(window, 400) + 2] * max(1, choose_token_budget(model, few, window) // 402)
     tokens = torch.full((sum(lengths),), 5, dtype=torch.int32, device=device)
@@ -112,12 +119,13 @@ class PlanJob:
         datasets: protein FASTA files by dataset.
         shards: pieces of each dataset.
         model: name of the architecture.
-        outputs, layers, store_dtype, long_sequences, precision: as in `ShardJob`.
+        engine, outputs, layers, store_dtype, long_sequences, precision: as in `ShardJob`.
     """
 
     datasets: dict[str, list[Path]]
     shards: int
     model: str
+    engine: str
     outputs: Sequence[str]
     layers: Sequence[int]
     store_dtype: str
@@ -127,16 +135,19 @@ class PlanJob:
 
 def plan_run(job: PlanJob) -> str:
     """Return a table of what each dataset costs on one device of this machine."""
+    # A shard's job starts as this process did: Python, and the same imports.
+    seconds_to_start = time.time() - psutil.Process().create_time()
     architecture = ARCHITECTURES[job.model]
     outputs = Outputs.of_model(job.outputs, job.layers, job.store_dtype, architecture.layers)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     precision = resolve_precision(job.precision, device)
     dtype = getattr(torch, precision)
-    speed = measure_speed(architecture, job.long_sequences.window, device, dtype)
+    speed = measure_speed(architecture, job.engine, job.long_sequences.window, device, dtype)
     table = Table(box=None, pad_edge=False)
     for name in (
         "dataset",
         "records",
+        "rejected",
         "different",
         "residues",
         "longest",
@@ -147,23 +158,26 @@ def plan_run(job: PlanJob) -> str:
         table.add_column(name, justify="left" if name == "dataset" else "right")
     for dataset, paths in job.datasets.items():
         census = take_census(paths)
+        census = census.without(job.long_sequences.rejects(census.lengths))
         tokens = int(job.long_sequences.count_tokens(census.lengths).sum())
         size = count_bytes(census, outputs, job.long_sequences, architecture.embedding_dim)
         table.add_row(
             dataset,
             f"{census.records:,}",
+            f"{census.rejected:,}",
             f"{len(census.lengths):,}",
             f"{int((census.lengths * census.records_of).sum()):,}",
             f"{census.lengths.max(initial=0):,}",
             str(job.shards),
             str(filesize.decimal(size)),
-            duration(tokens / speed),
+            duration(tokens / speed + job.shards * seconds_to_start),
         )
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(table)
     return (
         f"{job.model} in {precision} on one {describe_device(device)}: about {speed:,.0f} tokens/s "
-        f"(measured on {PROBE_LAYERS} of its {architecture.layers} layers).\n\n"
+        f"(measured on {PROBE_LAYERS} of its {architecture.layers} layers),\n"
+        f"and {seconds_to_start:.0f} s to start each shard.\n\n"
         f"{console.export_text()}\n"
         "Several devices share the time, up to one a shard. Repeated sequences are computed once."
     )
