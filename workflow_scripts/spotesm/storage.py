@@ -198,6 +198,8 @@ def open_checked(path: Path) -> h5py.File:
     """
     try:
         file = h5py.File(path, "r")
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: no such file; name an embeddings.h5") from error
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read as HDF5 ({error}); name an embeddings.h5"

@@ -39,7 +39,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="spotesm.verify", description=__doc__.splitlines()[0])
     parser.add_argument("file", type=Path, help="embeddings.h5")
     parser.add_argument(
-        "fasta", type=Path, nargs="+", help="its inputs, in the order of the config"
+        "fasta",
+        type=Path,
+        nargs="+",
+        help="its inputs, in the config's order; orfs.fasta of contigs",
     )
     parser.add_argument("--rows", type=int, default=5, help="how many to recompute (default 5)")
     parser.add_argument("--seed", type=int, help="which ones; random if left out")
