@@ -20,7 +20,7 @@ from spotesm.sharding import split_fasta
 from spotesm.task import ShardJob
 from spotesm.worker import embed_shard
 
-WAIT_SECONDS = 60.0
+WAIT_SECONDS = 180.0
 POLL_SECONDS = 0.001
 
 # New processes inherit the imported libraries: twenty starts do not load torch twenty times.

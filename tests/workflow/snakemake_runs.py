@@ -13,7 +13,7 @@ from pathlib import Path
 import yaml
 
 REPOSITORY = Path(__file__).parents[2]
-WAIT_SECONDS = 120.0
+WAIT_SECONDS = 300.0
 POLL_SECONDS = 0.01
 
 
