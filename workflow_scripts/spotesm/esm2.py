@@ -67,6 +67,7 @@ class PackedESM2(nn.Module):
         self.contact_head = model.contact_head
         self.to(device).eval()
 
+    @torch.inference_mode()
     def forward(
         self,
         tokens: Tensor,
@@ -84,14 +85,15 @@ class PackedESM2(nn.Module):
         x = F.embedding(tokens, self.embedding)
         attend = self.attention(lengths, self.device)
         rotation = rotation_of(lengths, self.head_dim).to(self.device, non_blocking=True)
+        scratch = Scratch(len(tokens), self.embedding_dim, self.dtype, self.device)
         hidden = {0: x} if 0 in outputs.layers else {}
         maps = ContactMaps(self.contact_head, lengths if CONTACTS in outputs else [], self.device)
         for number, layer in enumerate(self.layers, start=1):
             before_layer()
-            query, key, value = layer.before_attention(x, rotation)
+            query, key, value = layer.before_attention(x, rotation, scratch)
             if CONTACTS in outputs:
                 maps.add_layer(number - 1, query, key)
-            x = layer.after_attention(x, attend(query, key, value))
+            x = layer.after_attention(x, attend(query, key, value), scratch)
             if number in outputs.layers:
                 hidden[number] = x
         x = self.final_norm(x)
@@ -99,6 +101,25 @@ class PackedESM2(nn.Module):
             hidden[self.n_layers] = x
         logits = self.logits_head(x) if LOGITS in outputs else None
         return Activations(hidden, logits, maps.probabilities())
+
+
+class Scratch:
+    """Memory for the products of T tokens that every layer uses again.
+
+    Were it given back after each product, a CPU would spend a tenth of its time on getting it
+    anew from the system, page by page.
+    """
+
+    def __init__(self, tokens: int, dim: int, dtype: torch.dtype, device: torch.device) -> None:
+        # Two products are alive at once: a wide one, and one as wide as the model.
+        self.wide = torch.empty(tokens * 4 * dim, dtype=dtype, device=device)
+        self.narrow = torch.empty(tokens * dim, dtype=dtype, device=device)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return `F.linear` of (T, K); good until the next product as wide as this."""
+        memory = self.narrow if len(x) * len(weight) <= len(self.narrow) else self.wide
+        out = memory[: len(x) * len(weight)].view(len(x), len(weight))
+        return torch.addmm(bias, x, weight.t(), out=out)
 
 
 class PackedLayer(nn.Module):
@@ -123,18 +144,23 @@ class PackedLayer(nn.Module):
         self.expand = layer.fc1.to(dtype)
         self.contract = layer.fc2.to(dtype)
 
-    def before_attention(self, x: Tensor, rotation: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def before_attention(
+        self, x: Tensor, rotation: Tensor, scratch: Scratch
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Map (T, D) float32 to queries, keys and values, (T, heads, head_dim) each."""
         normed = self.attention_norm(x).to(self.dtype)
-        qkv = F.linear(normed, self.qkv_weight, self.qkv_bias).unflatten(1, (3, self.heads, -1))
-        query, key = rotate(qkv[:, :2], rotation).unbind(1)
+        qkv = scratch.linear(normed, self.qkv_weight, self.qkv_bias)
+        qkv = qkv.unflatten(1, (3, self.heads, -1))
+        query, key = rotate_(qkv[:, :2], rotation).unbind(1)
         return query, key, qkv[:, 2]
 
-    def after_attention(self, x: Tensor, attended: Tensor) -> Tensor:
-        """Add what attention and the feed-forward network say; (T, D) float32."""
-        x = x + self.attention_out(attended.flatten(1))
+    def after_attention(self, x: Tensor, attended: Tensor, scratch: Scratch) -> Tensor:
+        """Return (T, D) float32 plus what attention and the feed-forward network say."""
+        out, expand, contract = self.attention_out, self.expand, self.contract
+        x = x + scratch.linear(attended.flatten(1), out.weight, out.bias)
         normed = self.feed_forward_norm(x).to(self.dtype)
-        return x + self.contract(F.gelu(self.expand(normed)))
+        wide = torch.ops.aten.gelu_(scratch.linear(normed, expand.weight, expand.bias))
+        return x.add_(scratch.linear(wide, contract.weight, contract.bias))
 
 
 def _pair_halves(dim: int, heads: int) -> Tensor:
@@ -158,13 +184,11 @@ def rotation_of(lengths: Sequence[int], head_dim: int) -> Tensor:
     return torch.cat([table[:length] for length in lengths])
 
 
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn queries and keys, (T, 2, heads, head_dim) of paired features, by their places."""
-    pairs = x.float().unflatten(-1, (-1, 2))
-    rotation = rotation[:, None, None]
-    if x.is_cuda:  # written out, torch.compile fuses it with what comes before and after
-        (a, b), (cosine, sine) = pairs.unbind(-1), rotation.unbind(-1)
-        turned = torch.stack([a * cosine - b * sine, a * sine + b * cosine], dim=-1)
-    else:
-        turned = torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation))
-    return turned.flatten(-2).to(x.dtype)
+def rotate_(x: Tensor, rotation: Tensor) -> Tensor:
+    """Turn queries and keys, (T, 2, heads, head_dim) of paired features, by their places.
+
+    Overwrites `x` where it is float32.
+    """
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    turned = pairs.mul_(torch.view_as_complex(rotation[:, None, None]))
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
