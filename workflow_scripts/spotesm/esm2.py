@@ -106,8 +106,7 @@ class PackedESM2(nn.Module):
 class Scratch:
     """Memory for the products of T tokens that every layer uses again.
 
-    Were it given back after each product, a CPU would spend a tenth of its time on getting it
-    anew from the system, page by page.
+    Were it given back after each product, a CPU would get it anew from the system, page by page.
     """
 
     def __init__(self, tokens: int, dim: int, dtype: torch.dtype, device: torch.device) -> None:
@@ -116,7 +115,7 @@ class Scratch:
         self.narrow = torch.empty(tokens * dim, dtype=dtype, device=device)
 
     def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Return `F.linear` of (T, K); good until the next product as wide as this."""
+        """Return `F.linear` of (T, K), in `narrow` or `wide`, until the next product there."""
         memory = self.narrow if len(x) * len(weight) <= len(self.narrow) else self.wide
         out = memory[: len(x) * len(weight)].view(len(x), len(weight))
         return torch.addmm(bias, x, weight.t(), out=out)
