@@ -13,11 +13,12 @@ import resource
 import tempfile
 from pathlib import Path
 
+from spotesm import UNTRAINED
 from spotesm.checkpoints import Thresholds
 from spotesm.long_sequences import LongSequences
 from spotesm.sharding import split_fasta
 from spotesm.task import ShardJob
-from spotesm.weights import UNTRAINED, fetch_weights
+from spotesm.weights import fetch_weights
 from spotesm.worker import embed_shard
 
 MODEL = "esm2_t6_8M_UR50D"

@@ -24,6 +24,7 @@ from pathlib import Path
 import esm
 import numpy as np
 import torch
+from spotesm import UNTRAINED
 from spotesm.batching import plan_batches
 from spotesm.budget import choose_token_budget
 from spotesm.checkpoints import Thresholds
@@ -35,7 +36,7 @@ from spotesm.model_files import ARCHITECTURES, Architecture, load_model
 from spotesm.outputs import Outputs
 from spotesm.sharding import split_fasta
 from spotesm.task import ShardJob
-from spotesm.weights import UNTRAINED, fetch_weights
+from spotesm.weights import fetch_weights
 from spotesm.worker import embed_shard
 from transformers import EsmConfig, EsmModel
 

@@ -124,7 +124,9 @@ def test_a_real_job_that_is_killed_and_resumed(tmp_path: Path, weights_manifest:
         return read_run(tmp_path / "results")[0]
 
     assert told().state == "waiting"
-    with running(job, faults="slow=0.3") as process:
+    brake = tmp_path / "brake"
+    brake.write_text("0.3")
+    with running(job, faults=f"brake={brake}") as process:
         # The file is replaced every two seconds.
         assert wait_until(lambda: (told().share or 0) > 0, process)
         before = told()
@@ -133,7 +135,7 @@ def test_a_real_job_that_is_killed_and_resumed(tmp_path: Path, weights_manifest:
         process.kill()
         process.join()
     assert told().share == before.share
-    with running(job, faults="slow=0.3") as process:
+    with running(job, faults=f"brake={brake}") as process:
         assert wait_until(lambda: told().restarts == 1, process)
         assert told().state == "running"
         process.terminate()

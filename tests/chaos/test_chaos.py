@@ -25,7 +25,7 @@ from snakemake_runs import start_snakemake, write_config
 
 SEED = int(os.environ.get("CHAOS_SEED", "20"))
 N_FAULTS = int(os.environ.get("CHAOS_FAULTS", "3"))
-N_SEQUENCES = 320
+N_SEQUENCES = 160
 SEQUENCES_IN_A_PART = 8
 MOST_IN_FLIGHT = 60  # short ones, in one batch of 512 tokens
 WAIT_SECONDS = 240.0
@@ -216,7 +216,7 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     records += [(f"twin{i}", records[i][1]) for i in range(0, N_SEQUENCES, 20)]
     write_fasta(folder / "in.fasta", records)
     checkpoint = {"sequences": SEQUENCES_IN_A_PART}
-    write_config(folder, datasets={"d": "in.fasta"}, shards=3, checkpoint=checkpoint)
+    write_config(folder, datasets={"d": "in.fasta"}, shards=2, checkpoint=checkpoint)
     driver = start_snakemake(folder, *ARGUMENTS)
     output, _ = driver.communicate(timeout=WAIT_SECONDS)
     assert driver.returncode == 0, output

@@ -68,9 +68,11 @@ def test_killed_again_and_again_all_outputs_stay_the_same(
     unbroken = make(tmp_path / "unbroken", fasta, weights_manifest)
     assert run(unbroken) == 0
     job = make(tmp_path / "broken", fasta, weights_manifest)
+    brake = tmp_path / "brake"
+    brake.write_text("0.05")
     for kill in range(N_KILLS):
         had = len(parts_of(job))
-        with running(job, faults="slow=0.05") as process:
+        with running(job, faults=f"brake={brake}") as process:
             more = wait_until(lambda had=had: len(parts_of(job)) > had, process)
             if not more:
                 break

@@ -12,6 +12,7 @@ from sequences import random_sequence, write_fasta
 from shards import (
     assert_same_datasets,
     journal_of,
+    log_of,
     make_job,
     parts_of,
     read_datasets,
@@ -250,6 +251,7 @@ def test_two_writers_of_one_shard(job: ShardJob, unbroken: ShardJob) -> None:
         assert wait_until(lambda: len(parts_of(job)) >= 1, orphan)
         assert run(job) == 0
         orphan.join()
+    assert "another process is writing this shard" in log_of(job).read_text()
     assert orphan.exitcode == 0
     assert [e["event"] for e in journal_of(job)] == ["start", "completed"]
     assert_same_datasets(job.output, unbroken.output)

@@ -1,8 +1,8 @@
 """The workflow on a real SLURM: preempted, requeued, cancelled, killed, and right in the end.
 
-Jobs compute on the CPU; each forward pass takes a little longer than it must, so that there is
-something to interrupt. Most of a run is waiting, so the scenarios run side by side, each in a
-section of the cluster that it has for itself.
+Jobs compute on the CPU; a brake lets each forward pass take longer than it must, until the scenario
+has done its worst, so that there is something to interrupt. Most of a run is waiting, so the
+scenarios run side by side, each in a section of the cluster that it has for itself.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ pytestmark = [
     pytest.mark.skipif(bool(why_not()), reason=why_not() or "a cluster can be started"),
 ]
 
-N_SEQUENCES = 60
+N_SEQUENCES = 150
 WAIT_SECONDS = 300.0
 SPEED = ("--set-threads", "embed_shard=1")
 
@@ -44,8 +44,7 @@ class Run:
     unbroken: Path
     shards: int = 3
     partition: str = "low"
-    runtime: str = "10"
-    slow: float = 1.0
+    slow: float = 2.0  # seconds that a pass takes, as long as the brake is on
     driver: subprocess.Popen | None = None
 
     # -- the driver ----------------------------------------------------------------------------
@@ -53,7 +52,7 @@ class Run:
     def arguments(self) -> tuple[str, ...]:
         partition = f"slurm_partition={self.partition}-{self.section}"
         resources = partition, "mem_mb=500", "runtime=10"
-        embed = partition, "mem_mb=1000", f"runtime={self.runtime}", "tokens_per_batch=300"
+        embed = partition, "mem_mb=1000", "runtime=10", "tokens_per_batch=300"
         embed += ("slurm_extra='--signal=TERM@30'",)
         return (
             *("results/d/embeddings.h5", "--workflow-profile", str(REPOSITORY / "profiles/slurm")),
@@ -70,6 +69,7 @@ class Run:
         (self.folder / "in.fasta").symlink_to(self.unbroken / "in.fasta")
         (self.folder / "resources/weights").symlink_to(self.unbroken / "resources/weights")
         prepare(self.folder, self.shards)
+        self.brake.write_text(str(self.slow))
         self.start()
         try:
             yield
@@ -80,9 +80,9 @@ class Run:
 
     def start(self) -> None:
         with open(self.folder / "driver.log", "ab") as output:
-            slow = {"SPOTESM_FAULTS": f"slow={self.slow}"}
+            faults = {"SPOTESM_FAULTS": f"brake={self.brake}"}
             self.driver = start_snakemake(
-                self.folder, *self.arguments(), stdout=output.fileno(), **slow
+                self.folder, *self.arguments(), stdout=output.fileno(), **faults
             )
 
     def kill_driver(self) -> None:
@@ -91,11 +91,17 @@ class Run:
         self.driver.wait()
 
     def finish(self) -> None:
-        """Wait for the end, and compare with the unbroken local run."""
-        self.driver.wait(WAIT_SECONDS)
+        """Take the brake off, wait for the end, and compare with the unbroken local run."""
+        self.brake.unlink()
+        with contextlib.suppress(subprocess.TimeoutExpired):  # what was said says more
+            self.driver.wait(WAIT_SECONDS)
         assert self.driver.returncode == 0, self.said
         expected = self.unbroken / "results/d/embeddings.h5"
         assert_same_datasets(self.folder / "results/d/embeddings.h5", expected)
+
+    @property
+    def brake(self) -> Path:
+        return self.folder / "brake"
 
     @property
     def said(self) -> str:
@@ -145,6 +151,19 @@ class Run:
             return len(progressed) == self.shards
 
         wait_until(all_progressed, f"progress in attempt {attempt}", WAIT_SECONDS)
+
+    def hold(self) -> None:
+        """Let no pass end before the brake is off."""
+        heavier = self.brake.with_suffix(".new")
+        heavier.write_text("1000")
+        heavier.replace(self.brake)
+
+    def has_second_writers(self) -> bool:
+        """Whether a second job waits for the first, in every shard."""
+        assert self.driver.poll() is None, self.said
+        logs = self.folder.glob("results/d/logs/embed_shard/*.log")
+        waiting = ["another process is writing this shard" in log.read_text() for log in logs]
+        return sum(waiting) == self.shards
 
     def preempt_all(self) -> None:
         """Have all GPUs that this run uses taken by jobs of higher priority, for a moment."""
@@ -209,6 +228,7 @@ def preempted(run: Run, times: int) -> None:
         for attempt in range(1, times + 1):
             run.wait_for_progress(attempt)
             run.preempt_all()
+        run.wait_for_progress(times + 1)
         run.finish()
     for shard in run.started_shards():
         assert run.events(shard) == ["start", "stopped"] * times + ["start", "completed"]
@@ -221,6 +241,7 @@ def preempted_without_grace(run: Run) -> None:
     with run.started():
         run.wait_for_progress()
         run.preempt_all()
+        run.wait_for_progress(attempt=2)
         run.finish()
     assert len(run.starts("1-of-1")) == 2
     run.assert_no_retry()
@@ -228,12 +249,20 @@ def preempted_without_grace(run: Run) -> None:
 
 
 def the_time_limit_is_reached(run: Run) -> None:
-    # SLURM may send the signal up to a minute early: half a minute after the start, when the job
-    # surely listens, to one minute, when its work surely is not done.
-    run.shards, run.runtime, run.slow = 1, "2", 6.0
+    run.shards, run.slow = 1, 4.0
     with run.started():
+        run.wait_for_progress()
+        job = run.starts("1-of-1")[0]["slurm_job"]
+        # In whole minutes, and beyond the next time that SLURM looks whose limit is near, which it
+        # does twice a minute.
+        minutes, seconds = map(int, ask("squeue", "-h", "-j", job, "-o", "%M").split(":"))
+        limit = (60 * minutes + seconds + 35) // 60 + 1
+        ask("scontrol", "update", f"JobId={job}", f"TimeLimit={limit}")
+        wait_until(lambda: "stopped" in run.events("1-of-1"), "the stop", WAIT_SECONDS)
+        ask("scontrol", "update", f"JobId={job}", "TimeLimit=10")
         run.finish()
-    assert "stopped" in run.events("1-of-1")
+    assert run.events("1-of-1") == ["start", "stopped", "start", "completed"]
+    run.assert_no_retry()
     assert "DUE TO TIME LIMIT" not in run.said
     run.assert_nothing_twice()
 
@@ -246,6 +275,7 @@ def jobs_are_cancelled_requeued_and_killed(run: Run) -> None:
         ask("scancel", first[cancelled]["slurm_job"])
         ask("scontrol", "requeue", first[requeued]["slurm_job"])
         os.kill(first[killed]["pid"], signal.SIGKILL)
+        run.wait_for_progress(attempt=2)
         run.finish()
     kept_its_job = {shard: len(run.slurm_jobs(shard)) == 1 for shard in first}
     assert kept_its_job == {cancelled: False, requeued: True, killed: False}
@@ -254,7 +284,7 @@ def jobs_are_cancelled_requeued_and_killed(run: Run) -> None:
 
 
 def a_node_is_lost_and_the_driver_is_killed(run: Run) -> None:
-    run.shards, run.slow = 2, 2.0
+    run.shards = 2
     with run.started():
         run.wait_for_progress()
         lost, _ = run.placement(run.started_shards()[0])
@@ -262,10 +292,12 @@ def a_node_is_lost_and_the_driver_is_killed(run: Run) -> None:
         try:
             run.wait_for_progress(attempt=2)
             orphans = {shard: run.starts(shard)[-1] for shard in run.started_shards()}
+            run.hold()
             run.kill_driver()
             unlocking = start_snakemake(run.folder, *run.arguments(), "--unlock")
             unlocking.communicate(timeout=WAIT_SECONDS)
             run.start()
+            wait_until(run.has_second_writers, "a second job for each shard", WAIT_SECONDS)
             run.finish()
         finally:
             run.cluster.start_node(lost)

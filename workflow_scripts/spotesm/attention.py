@@ -11,7 +11,6 @@ from itertools import accumulate, groupby
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from torch.nn.attention.varlen import varlen_attn
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -52,6 +51,9 @@ class VarlenAttention:
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return what every token gathers from its own sequence, (T, heads, head_dim)."""
+        # Imported with torch's compiler, which takes a second that a job on the CPU need not spend.
+        from torch.nn.attention.varlen import varlen_attn
+
         longest = self.longest
         return varlen_attn(query, key, value, self.edges, self.edges, longest, longest)
 

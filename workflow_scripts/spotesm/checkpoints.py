@@ -20,13 +20,13 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from filelock import FileLock, Timeout
+from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from spotesm.classification import classify
 from spotesm.durable import publish, read_json, write_json
@@ -251,19 +251,26 @@ def open_checkpoints(
             a job whose Snakemake was killed.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(directory / "lock").acquire(timeout=lock_wait)
-    except Timeout as error:
-        raise ShardBusyError(
-            f"{directory}: another process has been writing this shard for {lock_wait:.0f} s; "
-            "wait for it or end it, then run again"
-        ) from error
-    with lock:
+    with _lock(directory, lock_wait):
         checkpoints = Checkpoints(directory, fingerprint, thresholds)
         try:
             yield checkpoints
         finally:
             checkpoints.close()
+
+
+def _lock(directory: Path, wait: float) -> AcquireReturnProxy:
+    lock = FileLock(directory / "lock")
+    with suppress(Timeout):
+        return lock.acquire(blocking=False)
+    log.warning("%s: another process is writing this shard; waiting for it", directory)
+    try:
+        return lock.acquire(timeout=wait)
+    except Timeout as error:
+        raise ShardBusyError(
+            f"{directory}: another process has been writing this shard for {wait:.0f} s; "
+            "wait for it or end it, then run again"
+        ) from error
 
 
 def _pack(results: Results) -> dict:

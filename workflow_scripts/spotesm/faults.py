@@ -4,7 +4,7 @@ SPOTESM_FAULTS is a comma-separated list of
     KIND@N        at the N-th forward pass, or for disk_full the N-th durable write, of a process
     KIND=MOTIF    at every forward pass in which a sequence contains MOTIF
     trace=FILE    append a byte to FILE for every sequence (or window) that goes through the model
-    slow=SECONDS  spend that much longer on every forward pass
+    brake=FILE    spend as many seconds longer on every forward pass as FILE says, while it is there
     room=BYTES    from the first forward pass on, take only so much more memory
 with the kinds out_of_memory, cuda_error, generic_error, not_finite, not_finite_in_half (precision)
 and disk_full.
@@ -16,6 +16,7 @@ import os
 import resource
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import torch
@@ -38,8 +39,8 @@ def install(specification: str) -> None:
             _fail_at_write(int(fault.partition("@")[2]))
         elif fault.startswith("trace="):
             _trace(fault.partition("=")[2])
-        elif fault.startswith("slow="):
-            _slow_down(float(fault.partition("=")[2]))
+        elif fault.startswith("brake="):
+            _slow_down(Path(fault.partition("=")[2]))
         elif fault.startswith("room="):
             _limit_memory(int(fault.partition("=")[2]))
         else:
@@ -94,11 +95,14 @@ def _fail_at_write(n: int) -> None:
     os.replace = failing
 
 
-def _slow_down(seconds: float) -> None:
+def _slow_down(brake: Path) -> None:
     forward = PackedESM2.forward
 
     def slow(self: PackedESM2, *arguments: object) -> Activations:
-        time.sleep(seconds)
+        with suppress(FileNotFoundError):
+            end = time.monotonic() + float(brake.read_text())
+            while brake.exists() and time.monotonic() < end:
+                time.sleep(0.01)
         return forward(self, *arguments)
 
     PackedESM2.forward = slow

@@ -10,13 +10,13 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 
 import h5py
 import numpy as np
-import torch
 
-from spotesm import __version__
+from spotesm import UNTRAINED, __version__
 from spotesm.durable import read_json, replacing, write_json
 from spotesm.failures import IncompleteError, TooManyRejectedError
 from spotesm.outputs import group_of
@@ -24,7 +24,6 @@ from spotesm.shard_files import TEXT, bytes_of_row, create_in_chunks, read_spans
 from spotesm.sharding import REJECTED_COLUMNS
 from spotesm.summary import describe
 from spotesm.translation import parse_orf_id
-from spotesm.weights import UNTRAINED
 
 log = logging.getLogger(__name__)
 
@@ -341,7 +340,7 @@ def _attributes(
         "n_records": n_records,
         "n_rejected": n_rejected,
         "spotesm_version": __version__,
-        "torch_version": str(torch.__version__),
+        "torch_version": version("torch"),
         "python_version": platform.python_version(),
         "config": json.dumps(config, sort_keys=True),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -20,13 +20,14 @@ import esm
 import numpy as np
 import torch
 
+from spotesm import PRETRAINED, UNTRAINED
 from spotesm.failures import IncompleteError, UserError
 from spotesm.fasta import RejectedSequence, digest_sequence, normalise_sequence, read_fasta
 from spotesm.long_sequences import LongSequences
 from spotesm.model_files import FairESM
 from spotesm.outputs import CONTACTS, LOGITS
 from spotesm.storage import Embeddings
-from spotesm.weights import PRETRAINED, UNTRAINED, Weights, load_verified
+from spotesm.weights import Weights, load_verified
 
 ROWS_AT_ONCE = 4096
 ALPHABET = esm.Alphabet.from_architecture("ESM-1b")  # that of ESM-2, too

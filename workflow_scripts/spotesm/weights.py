@@ -8,6 +8,7 @@ from pathlib import Path
 
 import torch
 
+from spotesm import PRETRAINED, UNTRAINED
 from spotesm.durable import read_json, replacing, write_json
 from spotesm.failures import WeightsError
 from spotesm.model_files import (
@@ -23,7 +24,6 @@ from spotesm.model_files import (
 
 log = logging.getLogger(__name__)
 
-UNTRAINED, PRETRAINED = "untrained", "pretrained"
 DOWNLOAD_URL = "https://dl.fbaipublicfiles.com/fair-esm/{folder}/{file}"
 
 
