@@ -24,10 +24,9 @@ def fail(folder: Path, **keys: object) -> str:
     return run.stdout
 
 
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    (tmp_path / "in.fasta").write_text(">a\nMKV\n>b\nMKL\n")
-    return tmp_path
+@pytest.fixture(autouse=True)
+def fasta(folder: Path) -> None:
+    (folder / "in.fasta").write_text(">a\nMKV\n>b\nMKL\n")
 
 
 def test_a_broken_input(folder: Path) -> None:

@@ -143,43 +143,43 @@ def parts_in(folder: Path) -> int:
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
 def test_an_interrupted_run_goes_on_by_the_same_command(
-    tmp_path: Path,
+    folder: Path,
     records: list[tuple[str, str]],
     finished: tuple[Path, str],
     number: signal.Signals,
 ) -> None:
-    config = prepare(tmp_path, records, shards=3, checkpoint=EACH_BATCH)
+    config = prepare(folder, records, shards=3, checkpoint=EACH_BATCH)
     command = (*config, *SMALL_BATCHES)
-    interrupt_when(tmp_path, lambda: parts_in(tmp_path) >= 1, number, *command)
-    assert parts_in(tmp_path) >= 1
+    interrupt_when(folder, lambda: parts_in(folder) >= 1, number, *command)
+    assert parts_in(folder) >= 1
     if number == signal.SIGKILL:
-        snakemake(tmp_path, *command, "--unlock")
-    embed(tmp_path, *command)
-    summary = summary_of(tmp_path)
+        snakemake(folder, *command, "--unlock")
+    embed(folder, *command)
+    summary = summary_of(folder)
     assert summary["n_resumed"] >= 1
     assert summary["n_resumed"] + summary["n_computed"] == summary["n_sequences"]
-    result, expected = (folder / "results/d/embeddings.h5" for folder in (tmp_path, finished[0]))
+    result, expected = (where / "results/d/embeddings.h5" for where in (folder, finished[0]))
     assert_same_datasets(result, expected)
 
 
 def test_other_budgets_jobs_and_shards_between_attempts(
-    tmp_path: Path, records: list[tuple[str, str]], finished: tuple[Path, str]
+    folder: Path, records: list[tuple[str, str]], finished: tuple[Path, str]
 ) -> None:
     settings = {"checkpoint": {**EACH_BATCH, "dir": "scratch/checkpoints"}}
-    result, expected = (folder / "results/d/embeddings.h5" for folder in (tmp_path, finished[0]))
-    config = prepare(tmp_path, records, shards=2, **settings)
+    result, expected = (where / "results/d/embeddings.h5" for where in (folder, finished[0]))
+    config = prepare(folder, records, shards=2, **settings)
     one_job = (*config, "--cores", "1", "--resources", "gpu=1", "--set-resources", TOKENS_PER_BATCH)
-    interrupt_when(tmp_path, lambda: parts_in(tmp_path) >= 2, signal.SIGTERM, *one_job)
-    before = parts_in(tmp_path)
+    interrupt_when(folder, lambda: parts_in(folder) >= 2, signal.SIGTERM, *one_job)
+    before = parts_in(folder)
     two_jobs = (*config, "--cores", "2", "--resources", "gpu=2", "--set-threads", "embed_shard=1")
     two_jobs += ("--set-resources", "embed_shard:tokens_per_batch=1500")
-    interrupt_when(tmp_path, lambda: parts_in(tmp_path) >= before + 2, signal.SIGTERM, *two_jobs)
-    embed(tmp_path, *two_jobs)
-    assert summary_of(tmp_path)["n_resumed"] > 0
-    assert not (tmp_path / "results/d/checkpoints").exists()
+    interrupt_when(folder, lambda: parts_in(folder) >= before + 2, signal.SIGTERM, *two_jobs)
+    embed(folder, *two_jobs)
+    assert summary_of(folder)["n_resumed"] > 0
+    assert not (folder / "results/d/checkpoints").exists()
     assert_same_datasets(result, expected, tolerance=1e-6)
-    prepare(tmp_path, records, shards=4, **settings)
-    embed(tmp_path, *two_jobs)
+    prepare(folder, records, shards=4, **settings)
+    embed(folder, *two_jobs)
     assert_same_datasets(result, expected, tolerance=1e-6)
 
 
@@ -207,17 +207,17 @@ def test_a_broken_input_ends_in_one_line(tmp_path: Path) -> None:
 
 
 def test_contigs_become_rows_that_lead_back_to_them(
-    tmp_path: Path, reference_residues: Callable[[str], np.ndarray]
+    folder: Path, reference_residues: Callable[[str], np.ndarray]
 ) -> None:
     rng = random.Random(12)
     contigs = {f"contig{i}": "".join(rng.choices("ACGT", k=600)) for i in range(3)}
-    write_fasta(tmp_path / "contigs.fna", list(contigs.items()))
+    write_fasta(folder / "contigs.fna", list(contigs.items()))
     dataset = {"fasta": "contigs.fna", "alphabet": "nucleotide", "genetic_code": 11, "min_orf": 30}
     outputs = {"outputs": ["bos", "residues", "mean"], "layers": [3, -1], "compression": "lzf"}
-    config = write_config(tmp_path, datasets={"d": dataset}, shards=2, **outputs)
-    embed(tmp_path, "--configfile", str(config), *FOUR_GPUS)
+    config = write_config(folder, datasets={"d": dataset}, shards=2, **outputs)
+    embed(folder, "--configfile", str(config), *FOUR_GPUS)
 
-    with Embeddings(tmp_path / "results/d/embeddings.h5", key="mean/6") as embeddings:
+    with Embeddings(folder / "results/d/embeddings.h5", key="mean/6") as embeddings:
         assert len(embeddings) > 5
         orfs = {name: values[:] for name, values in embeddings.file["orfs"].items()}
         for row, identifier in enumerate(embeddings.ids):
@@ -232,11 +232,11 @@ def test_contigs_become_rows_that_lead_back_to_them(
         assert embeddings.file["embeddings"] == embeddings.file["bos/3"]
 
 
-def test_a_dataset_of_rejected_records_alone(tmp_path: Path) -> None:
-    write_fasta(tmp_path / "in.fasta", [("a", "M*K"), ("b", "")])
-    config = write_config(tmp_path, datasets={"d": "in.fasta"}, shards=2, max_rejected=1)
-    embed(tmp_path, "--configfile", str(config), *FOUR_GPUS)
-    with Embeddings(tmp_path / "results/d/embeddings.h5") as embeddings:
+def test_a_dataset_of_rejected_records_alone(folder: Path) -> None:
+    write_fasta(folder / "in.fasta", [("a", "M*K"), ("b", "")])
+    config = write_config(folder, datasets={"d": "in.fasta"}, shards=2, max_rejected=1)
+    embed(folder, "--configfile", str(config), *FOUR_GPUS)
+    with Embeddings(folder / "results/d/embeddings.h5") as embeddings:
         assert len(embeddings) == 0
         assert embeddings.file["embeddings"].shape == (0, 320)
-    assert "2 records have no row" in (tmp_path / "results/d/report.html").read_text()
+    assert "2 records have no row" in (folder / "results/d/report.html").read_text()
