@@ -81,13 +81,14 @@ def running_snakemake(folder: Path, *arguments: str) -> Iterator[subprocess.Pope
 
 
 def interrupt_when(
-    folder: Path, condition: Callable[[], bool], number: signal.Signals, *arguments: str
+    folder: Path, condition: Callable[[], object], number: signal.Signals, *arguments: str
 ) -> str:
     """Run Snakemake, signal its whole group once the condition holds; its output."""
     with running_snakemake(folder, *arguments) as process:
         deadline = time.monotonic() + WAIT_SECONDS
         while not condition():
-            assert process.poll() is None, process.communicate()[0]
+            if process.poll() is not None:
+                raise AssertionError(f"it ended before:\n{process.stdout.read()}")
             assert time.monotonic() < deadline, "the condition never came true"
             time.sleep(POLL_SECONDS)
         os.killpg(process.pid, number)

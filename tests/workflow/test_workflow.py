@@ -137,8 +137,17 @@ def test_speed_and_checkpoint_settings_recompute_nothing(
     assert "embed_shard" in embed(tmp_path, *other_numbers, *FOUR_GPUS, "-n")
 
 
-def parts_in(folder: Path) -> int:
-    return len(list(folder.glob("**/checkpoints/**/part-*.pt")))
+def parts_in(folder: Path) -> set[Path]:
+    return set(folder.glob("**/checkpoints/**/part-*.pt"))
+
+
+@pytest.fixture
+def brake(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """While this file is there, each pass takes a second: no shard ends between two looks."""
+    path = folder / "brake"
+    path.write_text("1")
+    monkeypatch.setenv("SPOTESM_FAULTS", f"brake={path}")
+    return path
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
@@ -147,11 +156,13 @@ def test_an_interrupted_run_goes_on_by_the_same_command(
     records: list[tuple[str, str]],
     finished: tuple[Path, str],
     number: signal.Signals,
+    brake: Path,
 ) -> None:
     config = prepare(folder, records, shards=3, checkpoint=EACH_BATCH)
     command = (*config, *SMALL_BATCHES)
-    interrupt_when(folder, lambda: parts_in(folder) >= 1, number, *command)
-    assert parts_in(folder) >= 1
+    interrupt_when(folder, lambda: parts_in(folder), number, *command)
+    assert parts_in(folder)
+    brake.unlink()
     if number == signal.SIGKILL:
         snakemake(folder, *command, "--unlock")
     embed(folder, *command)
@@ -163,17 +174,18 @@ def test_an_interrupted_run_goes_on_by_the_same_command(
 
 
 def test_other_budgets_jobs_and_shards_between_attempts(
-    folder: Path, records: list[tuple[str, str]], finished: tuple[Path, str]
+    folder: Path, records: list[tuple[str, str]], finished: tuple[Path, str], brake: Path
 ) -> None:
     settings = {"checkpoint": {**EACH_BATCH, "dir": "scratch/checkpoints"}}
     result, expected = (where / "results/d/embeddings.h5" for where in (folder, finished[0]))
     config = prepare(folder, records, shards=2, **settings)
     one_job = (*config, "--cores", "1", "--resources", "gpu=1", "--set-resources", TOKENS_PER_BATCH)
-    interrupt_when(folder, lambda: parts_in(folder) >= 2, signal.SIGTERM, *one_job)
+    interrupt_when(folder, lambda: len(parts_in(folder)) >= 2, signal.SIGTERM, *one_job)
     before = parts_in(folder)
     two_jobs = (*config, "--cores", "2", "--resources", "gpu=2", "--set-threads", "embed_shard=1")
     two_jobs += ("--set-resources", "embed_shard:tokens_per_batch=1500")
-    interrupt_when(folder, lambda: parts_in(folder) >= before + 2, signal.SIGTERM, *two_jobs)
+    interrupt_when(folder, lambda: parts_in(folder) - before, signal.SIGTERM, *two_jobs)
+    brake.unlink()
     embed(folder, *two_jobs)
     assert summary_of(folder)["n_resumed"] > 0
     assert not (folder / "results/d/checkpoints").exists()
@@ -192,7 +204,7 @@ def test_own_weights_and_no_checkpoints(
     embed(tmp_path, *config, *SMALL_BATCHES)
     result, expected = (folder / "results/d/embeddings.h5" for folder in (tmp_path, finished[0]))
     assert_same_datasets(result, expected)
-    assert parts_in(tmp_path) == 0
+    assert not parts_in(tmp_path)
 
 
 def test_a_broken_input_ends_in_one_line(tmp_path: Path) -> None:
