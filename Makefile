@@ -29,7 +29,7 @@ lint: .venv/installed
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 
-# Two hundred random faults; about half an hour.
+# Two hundred random faults: a long run.
 chaos: .venv/installed
 	CHAOS_FAULTS=200 $(BIN)/pytest -m chaos -s
 
