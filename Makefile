@@ -9,11 +9,11 @@ export PYTHONPATH := $(CURDIR)/workflow_scripts
 
 run: .venv/installed
 	$(BIN)/snakemake
-	@$(BIN)/python -m spotesm.summary results/*/summary.json
+	@$(BIN)/python -m spotesm.commands.summary results/*/summary.json
 
 # How far the run is; WATCH=1 looks again and again.
 status: .venv/installed
-	@$(BIN)/python -m spotesm.status $(if $(WATCH),--watch) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS))
+	@$(BIN)/python -m spotesm.commands.status $(if $(WATCH),--watch) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS))
 
 # What a run will cost; CONFIG=my.yaml names another config.
 plan: .venv/installed
@@ -45,6 +45,6 @@ bench: .venv/installed
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spotESM needs Python 3.11 or newer; try: make PYTHON=python3.12")'
 	$(PYTHON) -m venv --clear .venv
 	$(BIN)/pip install --disable-pip-version-check --quiet --requirement envs/requirements.txt
-	@# Our own modules, so that .venv/bin/python -m spotesm.verify works everywhere.
+	@# Our own modules, so that .venv/bin/python -m spotesm.commands.verify works everywhere.
 	@echo $(CURDIR)/workflow_scripts > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/spotesm.pth
 	@touch $@

@@ -14,12 +14,12 @@ import tempfile
 from pathlib import Path
 
 from spotesm import UNTRAINED
-from spotesm.checkpoints import Thresholds
-from spotesm.long_sequences import LongSequences
-from spotesm.sharding import split_fasta
-from spotesm.task import ShardJob
-from spotesm.weights import fetch_weights
-from spotesm.worker import embed_shard
+from spotesm.embed.checkpoints import Thresholds
+from spotesm.embed.task import ShardJob
+from spotesm.embed.worker import embed_shard
+from spotesm.sequences.long_sequences import LongSequences
+from spotesm.sequences.sharding import split_fasta
+from spotesm.weights.sources import fetch_weights
 
 MODEL = "esm2_t6_8M_UR50D"
 LONGEST = 60

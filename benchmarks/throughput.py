@@ -25,19 +25,19 @@ import esm
 import numpy as np
 import torch
 from spotesm import UNTRAINED
-from spotesm.batching import plan_batches
-from spotesm.budget import choose_token_budget
-from spotesm.checkpoints import Thresholds
-from spotesm.encoder import Encoder
-from spotesm.esm2 import PackedESM2
-from spotesm.fasta import normalise_sequence, read_fasta
-from spotesm.long_sequences import LongSequences
-from spotesm.model_files import ARCHITECTURES, Architecture, load_model
-from spotesm.outputs import Outputs
-from spotesm.sharding import split_fasta
-from spotesm.task import ShardJob
-from spotesm.weights import fetch_weights
-from spotesm.worker import embed_shard
+from spotesm.embed.checkpoints import Thresholds
+from spotesm.embed.task import ShardJob
+from spotesm.embed.worker import embed_shard
+from spotesm.model.batching import plan_batches
+from spotesm.model.budget import choose_token_budget
+from spotesm.model.encoder import Encoder
+from spotesm.model.packed import PackedESM2
+from spotesm.request.outputs import Outputs
+from spotesm.sequences.fasta import normalise_sequence, read_fasta
+from spotesm.sequences.long_sequences import LongSequences
+from spotesm.sequences.sharding import split_fasta
+from spotesm.weights.files import ARCHITECTURES, Architecture, load_model
+from spotesm.weights.sources import fetch_weights
 from transformers import EsmConfig, EsmModel
 
 MOST_RESIDUES = 1022

@@ -22,8 +22,8 @@ from typing import TypeVar
 
 from playwright.sync_api import sync_playwright
 from rich.console import Console
-from spotesm.progress import FILE_NAME
-from spotesm.status import ShardStatus, make_table, read_progress, read_run
+from spotesm.commands.status import ShardStatus, make_table, read_progress, read_run
+from spotesm.embed.progress import FILE_NAME
 
 Found = TypeVar("Found")
 REPOSITORY = Path(__file__).parents[1]

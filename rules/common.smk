@@ -161,7 +161,7 @@ def custom_weights():
 def describe_failures():
     """Return one block on what failed in this run; empty if no job of ours did."""
     sys.path.insert(0, str(Path(workflow.basedir, "workflow_scripts")))
-    from spotesm.explain import explain_failures
+    from spotesm.runs.explain import explain_failures
 
     checkpoints = config["checkpoint"]["dir"]
     return explain_failures(Path("results"), Path(checkpoints) if checkpoints else None, STARTED)

@@ -9,10 +9,10 @@ import numpy as np
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from spotesm.checkpoints import Thresholds, open_checkpoints
-from spotesm.failures import InputError
-from spotesm.fasta import RejectedSequence, normalise_sequence, read_fasta
-from spotesm.results import Results
+from spotesm.base.failures import InputError
+from spotesm.embed.checkpoints import Thresholds, open_checkpoints
+from spotesm.request.results import Results
+from spotesm.sequences.fasta import RejectedSequence, normalise_sequence, read_fasta
 
 SETTINGS = {"weights_sha256": "abc"}
 NEVER = Thresholds(sequences=1 << 40, seconds=1e9, bytes=1 << 60)

@@ -2,11 +2,11 @@
 
 from pathlib import Path
 
-from spotesm.checkpoints import Thresholds
-from spotesm.job import step
-from spotesm.long_sequences import LongSequences
-from spotesm.task import ShardJob
-from spotesm.worker import embed_shard
+from spotesm.embed.checkpoints import Thresholds
+from spotesm.embed.task import ShardJob
+from spotesm.embed.worker import embed_shard
+from spotesm.sequences.long_sequences import LongSequences
+from spotesm.step import step
 
 with step(snakemake.log[0]):
     embed_shard(

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from spotesm.job import step
-from spotesm.weights import fetch_weights
+from spotesm.step import step
+from spotesm.weights.sources import fetch_weights
 
 with step(snakemake.log[0]):
     manifest = Path(snakemake.output.manifest)

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from spotesm.job import step
-from spotesm.merging import MergeJob, merge_shards
+from spotesm.hdf5.merge import MergeJob, merge_shards
+from spotesm.step import step
 
 with step(snakemake.log[0]):
     merge_shards(

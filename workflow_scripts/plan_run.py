@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-from spotesm.job import step
-from spotesm.long_sequences import LongSequences
-from spotesm.plan import PlanJob, plan_run
+from spotesm.commands.plan import PlanJob, plan_run
+from spotesm.sequences.long_sequences import LongSequences
+from spotesm.step import step
 
 with step(snakemake.log[0]):
     settings = snakemake.params.config

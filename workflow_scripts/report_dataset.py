@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from spotesm.job import step
-from spotesm.report import ReportJob, write_report
+from spotesm.report.page import ReportJob, write_report
+from spotesm.step import step
 
 with step(snakemake.log[0]):
     labels = snakemake.input.get("labels")

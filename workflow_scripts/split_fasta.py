@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from spotesm.job import step
-from spotesm.sharding import split_fasta
+from spotesm.sequences.sharding import split_fasta
+from spotesm.step import step
 
 with step(snakemake.log[0]):
     split_fasta(

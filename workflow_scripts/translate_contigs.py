@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from spotesm.job import step
-from spotesm.translation import translate_contigs
+from spotesm.sequences.translation import translate_contigs
+from spotesm.step import step
 
 with step(snakemake.log[0]):
     translate_contigs(

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 from shards import make_job, run
-from spotesm.task import ShardJob
+from spotesm.embed.task import ShardJob
 
 
 @pytest.fixture(scope="module")

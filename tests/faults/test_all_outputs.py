@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from sequences import embed_residues, random_sequence, write_fasta
 from shards import make_job, parts_of, read_datasets, run, running, stop, wait_until
-from spotesm import merging
-from spotesm.checkpoints import Thresholds
-from spotesm.long_sequences import LongSequences
-from spotesm.merging import MergeJob, merge_shards
-from spotesm.task import ShardJob
+from spotesm.embed.checkpoints import Thresholds
+from spotesm.embed.task import ShardJob
+from spotesm.hdf5 import merge as merging
+from spotesm.hdf5.merge import MergeJob, merge_shards
+from spotesm.sequences.long_sequences import LongSequences
 
 N_KILLS = 6
 ALL = ["mean", "bos", "residues", "logits", "contacts"]

@@ -25,10 +25,10 @@ from shards import (
     stop,
     wait_until,
 )
-from spotesm.durable import read_json, write_json
-from spotesm.job import FAULTS, step
-from spotesm.merging import MergeJob, merge_shards
-from spotesm.task import ShardJob
+from spotesm.base.durable import read_json, write_json
+from spotesm.embed.task import ShardJob
+from spotesm.hdf5.merge import MergeJob, merge_shards
+from spotesm.step import FAULTS, step
 
 N_SEQUENCES = 40
 POISON = "WWCWW"

@@ -21,9 +21,9 @@ from shards import (
     stop,
     wait_until,
 )
-from spotesm.checkpoints import Thresholds
-from spotesm.long_sequences import LongSequences
-from spotesm.task import ShardJob
+from spotesm.embed.checkpoints import Thresholds
+from spotesm.embed.task import ShardJob
+from spotesm.sequences.long_sequences import LongSequences
 
 N_KILLS = 22
 N_SEQUENCES = 100

@@ -1,0 +1,84 @@
+import re
+import time
+from pathlib import Path
+
+import pytest
+from sequences import write_fasta
+from spotesm.commands import plan
+from spotesm.commands.plan import PlanJob, count_bytes, plan_run, take_census
+from spotesm.request.outputs import OUTPUTS, Outputs
+from spotesm.sequences.long_sequences import LongSequences
+
+RECORDS = [("a", "MKV" * 30), ("b", "ACD"), ("c", "acd"), ("bad", "A*C"), ("d", "W" * 45)]
+
+
+@pytest.fixture
+def fasta(tmp_path: Path) -> Path:
+    return write_fasta(tmp_path / "in.fasta", RECORDS)
+
+
+def test_the_census_counts_records_and_different_sequences(fasta: Path) -> None:
+    census = take_census([fasta, fasta])
+    assert (census.records, census.rejected) == (10, 2)
+    assert census.lengths.tolist() == [90, 3, 45]
+    assert census.records_of.tolist() == [2, 4, 2]
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected_residues", "expected_maps"),
+    [
+        # Records of 90, 3, 3 and 45 residues; windows of 40 that overlap by 10: 3, 1, 1, 2.
+        ("window", 141, 3 * 1600 + 2 * 9 + 2 * 1600),
+        ("truncate", 86, 1600 + 2 * 9 + 1600),
+        ("whole", 141, 8100 + 2 * 9 + 2025),
+    ],
+)
+def test_bytes_are_those_of_the_datasets(
+    fasta: Path, policy: str, expected_residues: int, expected_maps: int
+) -> None:
+    outputs = Outputs(OUTPUTS, (0, 6), "float16")
+    long = LongSequences(policy, 40, 10, "reject")
+    size = count_bytes(take_census([fasta]), outputs, long, dim=8)
+    rows = 2 * 4 * 8 * 2  # mean and bos, of four records, at two layers
+    residues = expected_residues * (8 * 2 + 33)
+    assert size == 2 * (rows + residues + expected_maps)
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ("window", ["mine", "5", "1", "3", "141", "90", "3", "5.1", "kB"]),
+        ("reject", ["mine", "5", "2", "2", "51", "45", "3", "3.8", "kB"]),
+    ],
+)
+def test_the_table_names_datasets_and_their_cost(
+    fasta: Path, monkeypatch: pytest.MonkeyPatch, policy: str, expected: list[str]
+) -> None:
+    monkeypatch.setattr(plan, "measure_speed", lambda *_: 1e9)
+    monkeypatch.setattr(plan.psutil.Process, "create_time", lambda _: time.time() - 100)
+    text = plan_run(make_job(fasta, engine="packed", policy=policy))
+    row = next(line.split() for line in text.splitlines() if line.startswith("mine"))
+    assert row[:9] == expected
+    assert row[9:] == ["5", "min"]
+
+
+@pytest.mark.parametrize("engine", ["packed", "reference"])
+def test_the_speed_is_measured(fasta: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
+    monkeypatch.setattr(plan, "PROBE_SECONDS", 0.05)
+    text = plan_run(make_job(fasta, engine=engine, policy="window"))
+    speed = int(re.search(r"about ([\d,]+) tokens/s", text)[1].replace(",", ""))
+    assert 100 < speed < 1_000_000
+
+
+def make_job(fasta: Path, engine: str, policy: str) -> PlanJob:
+    return PlanJob(
+        datasets={"mine": [fasta]},
+        shards=3,
+        model="esm2_t6_8M_UR50D",
+        engine=engine,
+        outputs=["mean"],
+        layers=[-1],
+        store_dtype="float32",
+        long_sequences=LongSequences(policy, 60, 10, "reject"),
+        precision="float32",
+    )

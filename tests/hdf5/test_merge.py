@@ -1,0 +1,181 @@
+import csv
+import dataclasses
+import json
+import random
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from spotesm.base.durable import write_json
+from spotesm.base.failures import IncompleteError, TooManyRejectedError
+from spotesm.hdf5 import merge as merging
+from spotesm.hdf5.merge import MergeJob, merge_shards
+
+DIM = 4
+N_RECORDS = 50
+N_SHARDS = 3
+REJECTED_BY_SPLIT = (3, 49)
+REJECTED_BY_EMBED = 17
+
+
+def write_shard(path: Path, ordinals: list[int], overlap: int = 256) -> None:
+    ordinals = np.array(ordinals, dtype=np.int64)
+    with h5py.File(path, "w") as file:
+        file["ordinals"] = ordinals
+        file["lengths"] = (ordinals + 1).astype(np.int32)
+        file["digests"] = np.repeat(ordinals[:, None], 16, axis=1).astype(np.uint8)
+        file["windows"] = np.ones(len(ordinals), np.int32)
+        file["mean/6"] = ordinals[:, None] + np.arange(DIM, dtype=np.float32) / 8
+        text = h5py.string_dtype("utf-8")
+        file.create_dataset("sequence_ids", data=[f"id{o}" for o in ordinals], dtype=text)
+        reasons = ["not_finite: NaN" if o == REJECTED_BY_EMBED else "" for o in ordinals]
+        file.create_dataset("reasons", data=reasons, dtype=text)
+        if REJECTED_BY_EMBED in ordinals:
+            file["mean/6"][list(ordinals).index(REJECTED_BY_EMBED)] = np.nan
+        settings = {"long_sequences": {"overlap": overlap}}
+        file.attrs.update(
+            {
+                **dict.fromkeys(("model", "weights", "weights_sha256", "precision"), "x"),
+                **{"layers": [6], "outputs": ["mean"], "long_sequences": "{}"},
+                **{"store_dtype": "float32", "embedding_dim": DIM},
+                **{"row_keys": ["mean/6"], "ragged_keys": []},
+                "fingerprint": json.dumps(settings),
+                **dict.fromkeys(("n_computed", "n_resumed", "attempts", "seconds"), 1),
+                "n_sequences": len(ordinals),
+                "n_embedded": sum(reason == "" for reason in reasons),
+            }
+        )
+
+
+@pytest.fixture
+def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MergeJob:
+    """Fifty records dealt at random to three shards; blocks of seven rows."""
+    monkeypatch.setattr(merging, "LEAST_BYTES_OF_RECORD", 1)
+    monkeypatch.setattr(merging, "BLOCK_BYTES", 7 * DIM * 4)
+    rng = random.Random(3)
+    dealt: list[list[int]] = [[] for _ in range(N_SHARDS)]
+    for ordinal in range(N_RECORDS):
+        if ordinal not in REJECTED_BY_SPLIT:
+            rng.choice(dealt).append(ordinal)
+    shards = [tmp_path / f"{i}.h5" for i in range(N_SHARDS)]
+    for path, ordinals in zip(shards, dealt, strict=True):
+        write_shard(path, ordinals)
+    write_json(tmp_path / "split.json", {"n_records": N_RECORDS})
+    with open(tmp_path / "split.tsv", "w") as file:
+        file.write("ordinal\tid\tstage\treason\tdetail\n")
+        file.writelines(f"{o}\tid{o}\tsplit\tempty\tno residues\n" for o in REJECTED_BY_SPLIT)
+    return MergeJob(
+        shards=shards,
+        split=tmp_path / "split.json",
+        split_rejected=tmp_path / "split.tsv",
+        output=tmp_path / "embeddings.h5",
+        rejected=tmp_path / "rejected.tsv",
+        summary=tmp_path / "summary.json",
+        max_rejected=0.06,
+        nucleotide=False,
+        compression=None,
+        config={"shards": 3},
+    )
+
+
+def test_rows_come_in_input_order(job: MergeJob) -> None:
+    summary = merge_shards(job)
+    kept = [o for o in range(N_RECORDS) if o not in (*REJECTED_BY_SPLIT, REJECTED_BY_EMBED)]
+    with h5py.File(job.output) as file:
+        assert file["sequence_ids"].asstr()[:].tolist() == [f"id{o}" for o in kept]
+        expected = np.array(kept)[:, None] + np.arange(DIM) / 8
+        np.testing.assert_array_equal(file["mean/6"][:], expected)
+        np.testing.assert_array_equal(file["embeddings"][:], expected)
+        np.testing.assert_array_equal(file["lengths"][:], np.array(kept) + 1)
+        np.testing.assert_array_equal(file["digests"][:, 5], kept)
+        assert (file.attrs["n_records"], file.attrs["n_rejected"]) == (50, 3)
+        assert json.loads(file.attrs["config"]) == {"shards": 3}
+    assert (summary["n_embedded"], summary["rejected"]) == (47, {"empty": 2, "not_finite": 1})
+
+
+def test_all_rejected_records_are_listed_in_order(job: MergeJob) -> None:
+    merge_shards(job)
+    with open(job.rejected, newline="") as file:
+        lines = list(csv.reader(file, delimiter="\t"))[1:]
+    assert lines == [
+        ["3", "id3", "split", "empty", "no residues"],
+        ["17", "id17", "embed", "not_finite", "NaN"],
+        ["49", "id49", "split", "empty", "no residues"],
+    ]
+
+
+def lose_a_record(job: MergeJob) -> str:
+    with h5py.File(job.shards[1]) as file:
+        ordinals = file["ordinals"][:].tolist()
+    write_shard(job.shards[1], ordinals[:2] + ordinals[3:])
+    return f"record {ordinals[2]} of the input is missing"
+
+
+def double_a_record(job: MergeJob) -> str:
+    with h5py.File(job.shards[0]) as a, h5py.File(job.shards[1]) as b:
+        mine, doubled = a["ordinals"][:].tolist(), int(b["ordinals"][4])
+    write_shard(job.shards[0], sorted([*mine, doubled]))
+    return f"record {doubled} of the input appears more than once"
+
+
+def lose_the_last_record(job: MergeJob) -> str:
+    write_json(job.split, {"n_records": N_RECORDS + 1})
+    return "record 50 of the input is missing"
+
+
+def add_a_record_beyond(job: MergeJob) -> str:
+    with h5py.File(job.shards[2]) as file:
+        ordinals = file["ordinals"][:].tolist()
+    write_shard(job.shards[2], [*ordinals, 60])
+    return "there are records beyond the 50"
+
+
+def embed_a_rejected_record(job: MergeJob) -> str:
+    with h5py.File(job.shards[2]) as file:
+        ordinals = file["ordinals"][:].tolist()
+    write_shard(job.shards[2], sorted([*ordinals, 3]))
+    return "record 3 of the input appears more than once"
+
+
+def make_a_value_infinite(job: MergeJob) -> str:
+    with h5py.File(job.shards[0], "a") as file:
+        place = file["ordinals"][:].tolist().index(max(set(file["ordinals"][:]) - {17}))
+        file["mean/6"][place, 2] = np.inf
+    return "is not finite"
+
+
+def change_settings(job: MergeJob) -> str:
+    with h5py.File(job.shards[2]) as file:
+        ordinals = file["ordinals"][:].tolist()
+    write_shard(job.shards[2], ordinals, overlap=100)
+    return "different settings"
+
+
+@pytest.mark.parametrize(
+    "break_it",
+    [
+        lose_a_record,
+        double_a_record,
+        lose_the_last_record,
+        add_a_record_beyond,
+        embed_a_rejected_record,
+        make_a_value_infinite,
+        change_settings,
+    ],
+)
+def test_what_does_not_add_up_is_refused(job: MergeJob, break_it: object) -> None:
+    message = break_it(job)
+    with pytest.raises(IncompleteError, match=message):
+        merge_shards(job)
+    assert not job.output.exists()
+    assert not job.summary.exists()
+    assert not list(job.output.parent.glob(".*.tmp"))
+
+
+def test_too_many_rejected_records_fail_the_merge(job: MergeJob) -> None:
+    message = r"3 of 50 records were rejected \(2 empty, 1 not_finite\).*max_rejected: 0.05"
+    with pytest.raises(TooManyRejectedError, match=message):
+        merge_shards(dataclasses.replace(job, max_rejected=0.05))
+    assert not job.output.exists()
+    assert all(shard.exists() for shard in job.shards)

@@ -1,0 +1,144 @@
+"""Shard jobs as real processes, to be stopped, killed and looked at."""
+
+import contextlib
+import dataclasses
+import json
+import multiprocessing
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+from spotesm.embed.checkpoints import Thresholds
+from spotesm.embed.task import ShardJob
+from spotesm.embed.worker import embed_shard
+from spotesm.sequences.long_sequences import LongSequences
+from spotesm.sequences.sharding import split_fasta
+from spotesm.step import FAULTS, step
+
+WAIT_SECONDS = 180.0
+POLL_SECONDS = 0.001
+
+# New processes inherit the imported libraries: twenty starts do not load torch twenty times.
+_context = multiprocessing.get_context("forkserver")
+_context.set_forkserver_preload(["spotesm.embed.worker", "spotesm.embed.faults", "shards"])
+
+OFTEN = Thresholds(sequences=5, seconds=3600, bytes=1 << 30)
+
+
+def make_job(folder: Path, fasta: Path, weights_manifest: Path, **changes: object) -> ShardJob:
+    """A job over all of `fasta` as one shard, with everything else below `folder`."""
+    shard = folder / "1-of-1.fasta"
+    split_fasta([fasta], [shard], folder / "rejected.tsv", folder / "split.json")
+    job = ShardJob(
+        fasta=shard,
+        output=folder / "1-of-1.h5",
+        weights=weights_manifest,
+        checkpoints=folder / "checkpoints" / "1-of-1",
+        engine="packed",
+        outputs=["mean"],
+        layers=[-1],
+        store_dtype="float32",
+        long_sequences=LongSequences("window", 100, 20, "reject"),
+        precision="auto",
+        tokens_per_batch=256,
+        thresholds=OFTEN,
+    )
+    return dataclasses.replace(job, **changes)
+
+
+def _work(job: ShardJob, log: str, faults: str, file_size: int) -> None:
+    os.environ[FAULTS] = faults
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    with step(log):
+        embed_shard(job)
+
+
+@contextlib.contextmanager
+def running(
+    job: ShardJob, faults: str = "", file_size: int = resource.RLIM_INFINITY
+) -> Iterator[multiprocessing.Process]:
+    """Start the job in a process of its own; whatever happens, it is gone afterwards.
+
+    `faults` are those of `spotesm.embed.faults`; no file may grow beyond `file_size` bytes.
+    """
+    process = _context.Process(target=_work, args=(job, str(log_of(job)), faults, file_size))
+    process.start()
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.join()
+
+
+def run(job: ShardJob, faults: str = "", file_size: int = resource.RLIM_INFINITY) -> int:
+    """Run the job to its end, in a process of its own; the exit code."""
+    with running(job, faults, file_size) as process:
+        process.join(WAIT_SECONDS)
+        assert process.exitcode is not None, "the job did not end"
+        return process.exitcode
+
+
+def log_of(job: ShardJob) -> Path:
+    return job.output.with_suffix(".log")
+
+
+def wait_until(condition: Callable[[], bool], process: multiprocessing.Process) -> bool:
+    """Wait until the condition holds; whether it did before the process ended."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        if process.exitcode is not None:
+            return condition()
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def stop(process: multiprocessing.Process, number: signal.Signals) -> int:
+    """Send a signal to the process and wait for its end; the exit code."""
+    os.kill(process.pid, number)
+    process.join(WAIT_SECONDS)
+    assert process.exitcode is not None, "the process did not end"
+    return process.exitcode
+
+
+def parts_of(job: ShardJob) -> list[Path]:
+    return sorted(job.checkpoints.glob("part-*.pt"))
+
+
+def journal_of(job: ShardJob) -> list[dict]:
+    path = job.checkpoints / "journal.jsonl"
+    return [json.loads(line) for line in path.open()] if path.exists() else []
+
+
+def read_datasets(path: Path) -> dict[str, np.ndarray]:
+    """Every dataset of an HDF5 file, by name."""
+    datasets = {}
+
+    def collect(name: str, item: h5py.Dataset | h5py.Group) -> None:
+        if isinstance(item, h5py.Dataset):
+            datasets[name] = item[:]
+
+    with h5py.File(path, "r") as file:
+        file.visititems(collect)
+    return datasets
+
+
+def assert_same_datasets(path: Path, expected: Path, tolerance: float = 0.0) -> None:
+    """Compare two HDF5 files; bit for bit, or floats to `tolerance` of the largest."""
+    actual, wanted = read_datasets(path), read_datasets(expected)
+    assert actual.keys() == wanted.keys()
+    for name, values in wanted.items():
+        assert actual[name].dtype == values.dtype
+        if tolerance and values.dtype.kind == "f":
+            atol = tolerance * np.abs(values).max()
+            np.testing.assert_allclose(actual[name], values, rtol=0, atol=atol)
+        else:
+            assert actual[name].shape == values.shape
+            assert actual[name].tobytes() == values.tobytes() or (
+                values.dtype == object and actual[name].tolist() == values.tolist()
+            ), name

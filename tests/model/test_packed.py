@@ -1,0 +1,69 @@
+"""The packed forward against fair-esm's, at the head dimensions of all six models."""
+
+import copy
+import random
+
+import esm
+import pytest
+import torch
+from sequences import embed_residues, random_sequence
+from spotesm.model.packed import PackedESM2
+from spotesm.request.outputs import Outputs
+from spotesm.sequences.alphabet import tokenise
+from spotesm.weights.files import ARCHITECTURES
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def model(request: pytest.FixtureRequest) -> esm.model.esm2.ESM2:
+    """A two-layer model as wide as a real one."""
+    shape = ARCHITECTURES[request.param]
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        # The widest are slow on a CPU: fewer heads, of the same dimension.
+        heads = min(shape.attention_heads, 8)
+        dim = heads * shape.embedding_dim // shape.attention_heads
+        return esm.model.esm2.ESM2(2, dim, heads).eval()
+
+
+def forward(model: esm.model.esm2.ESM2, sequences: list[str]) -> list[torch.Tensor]:
+    """Run the packed forward over one batch; each sequence's residues, (L, D)."""
+    tokens = [torch.from_numpy(tokenise(s.encode())).long() for s in sequences]
+    lengths = [len(t) for t in tokens]
+    with torch.inference_mode():
+        packed = PackedESM2(copy.deepcopy(model), CPU, torch.float32)
+        out = packed(torch.cat(tokens), lengths, Outputs(("mean",), (2,)))
+    return [x[1:-1] for x in out.hidden[2].split(lengths)]
+
+
+def test_equals_fair_esm(model: esm.model.esm2.ESM2) -> None:
+    rng = random.Random(2)
+    lengths = [1022, 700, 300, 300, 300, 57, 57, 10, 3, 2, 1, 1]
+    sequences = [random_sequence(rng, n) for n in lengths] + ["XBUZO"]
+    for sequence, residues in zip(sequences, forward(model, sequences), strict=True):
+        expected = torch.from_numpy(embed_residues(model, sequence))
+        torch.testing.assert_close(residues, expected, rtol=0, atol=1e-5)
+        torch.testing.assert_close(residues.mean(0), expected.mean(0), rtol=0, atol=1e-5)
+
+
+def test_the_rest_of_the_batch_does_not_matter(model: esm.model.esm2.ESM2) -> None:
+    rng = random.Random(3)
+    sequences = [random_sequence(rng, rng.randint(1, 200)) for _ in range(12)]
+    together = forward(model, sequences)
+    for sequence, residues in zip(sequences, together, strict=True):
+        (alone,) = forward(model, [sequence])
+        # In units of the values' size: a product with other neighbours may round the last bit.
+        assert (alone - residues).abs().max() <= 1e-6 * residues.abs().max()
+        torch.testing.assert_close(alone.mean(0), residues.mean(0), rtol=0, atol=1e-6)
+
+
+def test_no_sequence_sees_another(model: esm.model.esm2.ESM2) -> None:
+    rng = random.Random(4)
+    sequences = [random_sequence(rng, n) for n in (90, 90, 90, 40, 17)]
+    before = forward(model, sequences)
+    for changed in range(len(sequences)):
+        other = list(sequences)
+        other[changed] = random_sequence(rng, len(sequences[changed]))
+        for place, (x, y) in enumerate(zip(before, forward(model, other), strict=True)):
+            assert torch.equal(x, y) == (place != changed)

@@ -1,0 +1,1 @@
+"""What knows nothing of proteins, models or runs: durable files, failures, the journal."""

@@ -1,0 +1,1 @@
+"""The work on one shard, and its durable state."""

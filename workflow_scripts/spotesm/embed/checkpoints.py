@@ -1,0 +1,324 @@
+"""The durable state of one shard: parts of finished sequences, and what they belong to.
+
+A checkpoint directory holds
+    lock                    held (flock) by the one process that may write
+    fingerprint.json        what determines the numbers; bound to it at the first start
+    plan.json               the batch plan's settings, kept for every later attempt
+    part-00001.<digest>.pt  digests and outputs of finished sequences; the name carries the
+                            blake2b-128 of the file's bytes
+    finished.<digest>.h5    the shard's own file once it is complete, under a second name: what
+                            Snakemake deletes, or a longer FASTA makes stale, is not lost
+    journal.jsonl           what happened in every attempt
+    set-aside/              parts that were damaged or belong to another fingerprint
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from filelock import AcquireReturnProxy, FileLock, Timeout
+
+from spotesm.base.classification import classify
+from spotesm.base.durable import publish, read_json, write_json
+from spotesm.base.failures import OUT_OF_MEMORY, ShardBusyError
+from spotesm.base.journal import Journal
+from spotesm.hdf5.shard_file import read_shard_results
+from spotesm.request.results import Ragged, Results
+from spotesm.sequences.fasta import DIGEST_BYTES
+
+log = logging.getLogger(__name__)
+
+LOCK_WAIT_SECONDS = 60.0
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """A part is written when the first of these is reached since the last one.
+
+    Attributes:
+        sequences: finished sequences.
+        seconds: time.
+        bytes: size of their outputs.
+    """
+
+    sequences: int
+    seconds: float
+    bytes: int
+
+
+class Checkpoints:
+    """The checkpoint directory of one shard, while this process holds its lock."""
+
+    def __init__(self, directory: Path, fingerprint: dict, thresholds: Thresholds) -> None:
+        self.directory = directory
+        self.fingerprint = fingerprint
+        self.thresholds = thresholds
+        self._fingerprint_digest = _digest_json(fingerprint)
+        self._pending: list[Results] = []
+        self._last_part_time = time.monotonic()
+        self._writer = ThreadPoolExecutor(max_workers=1)
+        self._writing: Future | None = None
+        self._plan = directory / "plan.json"
+        self.token_budget = 0
+        self.journal = Journal(directory / "journal.jsonl")
+        self._bind()
+        self._next_number = 1 + max((_part_number(path) for path in self._part_paths()), default=0)
+
+    # -- what earlier attempts left ------------------------------------------------------
+
+    def _bind(self) -> None:
+        """Bind the directory to the fingerprint, or set aside what belongs to another one."""
+        bound = self.directory / "fingerprint.json"
+        if bound.exists():
+            before = read_json(bound)
+            if before == self.fingerprint:
+                return
+            changed = sorted(
+                key
+                for key in before.keys() | self.fingerprint.keys()
+                if before.get(key) != self.fingerprint.get(key)
+            )
+            log.warning("settings changed (%s): starting anew", ", ".join(changed))
+        self.start_anew()
+        write_json(bound, self.fingerprint)
+
+    def start_anew(self) -> None:
+        """Set every part aside, and forget the plan."""
+        for path in [*self._part_paths(), *self._finished_paths()]:
+            self._set_aside(path, "belongs to an earlier start")
+        self._plan.unlink(missing_ok=True)
+
+    def _part_paths(self) -> list[Path]:
+        return sorted(self.directory.glob("part-[0-9]*.*.pt"), key=_part_number)
+
+    def _finished_paths(self) -> list[Path]:
+        return sorted(self.directory.glob("finished.*.h5"))
+
+    def _set_aside(self, path: Path, reason: str) -> None:
+        destination = self.directory / "set-aside"
+        destination.mkdir(exist_ok=True)
+        os.replace(path, destination / path.name)
+        log.warning("checkpoint %s %s; set aside, its sequences are to do", path.name, reason)
+
+    def read_parts(self) -> Iterator[Results]:
+        """Yield what is on disk, piece by piece; damaged or foreign files are set aside."""
+        for path in self._finished_paths():
+            try:
+                _check_digest(path)
+            except DamagedPart as damage:
+                self._set_aside(path, str(damage))
+            else:
+                yield from read_shard_results(path)
+        for path in self._part_paths():
+            try:
+                batches = self._load(path)
+            except DamagedPart as damage:
+                self._set_aside(path, str(damage))
+            else:
+                yield from map(_unpack, batches)
+
+    def _load(self, path: Path) -> list[dict]:
+        _check_digest(path)
+        try:
+            # Mapped, not read: residues of many sequences need not be in memory together.
+            part = torch.load(str(path), weights_only=True, mmap=True)
+            fingerprint, batches = part["fingerprint"], part["batches"]
+        except Exception as error:  # on foreign bytes torch's reader raises nearly anything
+            if isinstance(error, OSError) or classify(error) == OUT_OF_MEMORY:
+                raise  # the part may be whole
+            raise DamagedPart("is of another format") from error
+        if fingerprint != self._fingerprint_digest:
+            raise DamagedPart("belongs to other settings")
+        return batches
+
+    # -- what this attempt adds ----------------------------------------------------------
+
+    def add(self, results: Results) -> None:
+        """Take the outputs of a batch; write a part in the background when one is due."""
+        self._pending.append(results)
+        limits = self.thresholds
+        if (
+            sum(len(r.digests) for r in self._pending) >= limits.sequences
+            or sum(r.nbytes for r in self._pending) >= limits.bytes
+            or time.monotonic() - self._last_part_time >= limits.seconds
+        ):
+            self._start_part()
+
+    def flush(self) -> None:
+        """Return when everything added is on disk."""
+        if self._pending:
+            self._start_part()
+        self._finish_part()
+
+    def _start_part(self) -> None:
+        self._finish_part()
+        self._writing = self._writer.submit(self._write_part, self._next_number, self._pending)
+        self._pending = []
+        self._last_part_time = time.monotonic()
+        self._next_number += 1
+
+    def _finish_part(self) -> None:
+        if self._writing is not None:
+            self._writing.result()
+            self._writing = None
+
+    def _write_part(self, number: int, batches: list[Results]) -> None:
+        temporary = self.directory / ".part.tmp"
+        content = {
+            "fingerprint": self._fingerprint_digest,
+            "batches": [_pack(results) for results in batches],
+        }
+        try:
+            with open(temporary, "wb") as file:
+                torch.save(content, file)
+            digest = _digest_file(temporary)
+            publish(temporary, self.directory / f"part-{number:05d}.{digest}.pt")
+        finally:
+            temporary.unlink(missing_ok=True)  # on a full disk, half a part is in the way
+        log.info("checkpoint %d: %d sequences", number, sum(len(b.digests) for b in batches))
+
+    # -- the plan, and the end --------------------------------------------------------------
+
+    def fix_token_budget(self, requested: int, choose: Callable[[], int]) -> int:
+        """Return the token budget of the first attempt, unless another one is asked for now.
+
+        The same budget gives the same batches, and so the same bits, on every attempt. Where
+        none is asked for (0), the first attempt's `choose` decides.
+        """
+        if self._plan.exists() and (kept := read_json(self._plan))["requested"] == requested:
+            self.token_budget = kept["tokens_per_batch"]
+        else:
+            self.token_budget = requested or choose()
+            plan = {"requested": requested, "tokens_per_batch": self.token_budget}
+            write_json(self._plan, plan)
+        return self.token_budget
+
+    def lower_token_budget(self, budget: int) -> None:
+        """Remember a smaller budget for later attempts, after memory ran out."""
+        self.token_budget = budget
+        write_json(self._plan, {**read_json(self._plan), "tokens_per_batch": budget})
+
+    def keep_finished(self, output: Path) -> None:
+        """Give the shard's complete file a second name here, which takes no space.
+
+        A Snakemake that was killed knows nothing of a shard that was finished later: its next
+        run deletes the file and starts the job anew, which then finds all results here.
+        """
+        for path in self._finished_paths():
+            path.unlink()
+        try:
+            os.link(output, self.directory / f"finished.{_digest_file(output)}.h5")
+        except OSError as error:  # another file system, or one without links
+            log.info("%s keeps one name only (%s)", output, error.strerror)
+
+    def remove_parts(self) -> None:
+        """Remove the parts and the plan, once the shard's own file holds the results."""
+        for path in self._part_paths():
+            path.unlink()
+        shutil.rmtree(self.directory / "set-aside", ignore_errors=True)
+        self._plan.unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Wait for the writer thread to end."""
+        self._writer.shutdown()
+
+
+class DamagedPart(Exception):
+    """A part that must not be used; says why."""
+
+
+@contextmanager
+def open_checkpoints(
+    directory: Path,
+    fingerprint: dict,
+    thresholds: Thresholds,
+    lock_wait: float = LOCK_WAIT_SECONDS,
+) -> Iterator[Checkpoints]:
+    """Lock a shard's checkpoint directory and yield its state.
+
+    Raises:
+        ShardBusyError: another process still holds the lock after `lock_wait` seconds, such as
+            a job whose Snakemake was killed.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with _lock(directory, lock_wait):
+        checkpoints = Checkpoints(directory, fingerprint, thresholds)
+        try:
+            yield checkpoints
+        finally:
+            checkpoints.close()
+
+
+def _lock(directory: Path, wait: float) -> AcquireReturnProxy:
+    lock = FileLock(directory / "lock")
+    with suppress(Timeout):
+        return lock.acquire(blocking=False)
+    log.warning("%s: another process is writing this shard; waiting for it", directory)
+    try:
+        return lock.acquire(timeout=wait)
+    except Timeout as error:
+        raise ShardBusyError(
+            f"{directory}: another process has been writing this shard for {wait:.0f} s; "
+            "wait for it or end it, then run again"
+        ) from error
+
+
+def _pack(results: Results) -> dict:
+    """Return what of a batch goes into a part: tensors, text and containers alone."""
+    return {
+        "digests": torch.from_numpy(
+            results.digests.view(np.uint8).reshape(-1, DIGEST_BYTES).copy()
+        ),
+        "reasons": results.reasons,
+        "windows": torch.from_numpy(results.windows),
+        "rows": {key: torch.from_numpy(rows) for key, rows in results.rows.items()},
+        "ragged": {
+            key: {"values": torch.from_numpy(r.values), "sizes": torch.from_numpy(r.sizes)}
+            for key, r in results.ragged.items()
+        },
+    }
+
+
+def _unpack(batch: dict) -> Results:
+    return Results(
+        batch["digests"].numpy().reshape(-1).view(f"S{DIGEST_BYTES}"),
+        batch["reasons"],
+        batch["windows"].numpy(),
+        {key: rows.numpy() for key, rows in batch["rows"].items()},
+        {
+            key: Ragged(ragged["values"].numpy(), ragged["sizes"].numpy())
+            for key, ragged in batch["ragged"].items()
+        },
+    )
+
+
+def _new_digest() -> "hashlib._Hash":
+    return hashlib.blake2b(digest_size=16)
+
+
+def _digest_file(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, _new_digest).hexdigest()
+
+
+def _check_digest(path: Path) -> None:
+    if _digest_file(path) != path.name.split(".")[1]:
+        raise DamagedPart("is damaged")
+
+
+def _digest_json(content: dict) -> str:
+    return hashlib.blake2b(json.dumps(content, sort_keys=True).encode(), digest_size=16).hexdigest()
+
+
+def _part_number(path: Path) -> int:
+    return int(path.name.removeprefix("part-").split(".")[0])

@@ -1,0 +1,1 @@
+"""The files that results lie in: written, merged, read."""

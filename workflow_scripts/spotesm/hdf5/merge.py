@@ -1,0 +1,377 @@
+"""Merge the shards of a dataset into one HDF5 file, in input order, and prove it complete."""
+
+import csv
+import json
+import logging
+import platform
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from spotesm import UNTRAINED, __version__
+from spotesm.base.durable import read_json, replacing, write_json
+from spotesm.base.failures import IncompleteError, TooManyRejectedError
+from spotesm.commands.summary import describe
+from spotesm.hdf5.shard_file import TEXT, bytes_of_row, create_in_chunks, read_spans
+from spotesm.request.outputs import group_of
+from spotesm.sequences.sharding import REJECTED_COLUMNS
+from spotesm.sequences.translation import parse_orf_id
+
+log = logging.getLogger(__name__)
+
+FORMAT_VERSION = 1
+BLOCK_BYTES = 64 << 20
+LEAST_BYTES_OF_RECORD = 256  # about what its id, digest and place take
+RECORD_COLUMNS = ("sequence_ids", "lengths", "digests", "windows")
+COMMON_ATTRIBUTES = (
+    "fingerprint",
+    "model",
+    "weights",
+    "weights_sha256",
+    "layers",
+    "outputs",
+    "store_dtype",
+    "precision",
+    "long_sequences",
+    "embedding_dim",
+)
+
+
+@dataclass(frozen=True)
+class MergeJob:
+    """What `merge_shards` reads and writes.
+
+    Attributes:
+        shards: the shard files; each holds its records in ascending order of their ordinals.
+        split: the counts of `split_fasta`, JSON.
+        split_rejected: the records that `split_fasta` rejected, TSV.
+        output: the HDF5 file of the dataset.
+        rejected: every rejected record of the dataset, TSV.
+        summary: what was done, in numbers, JSON.
+        max_rejected: fraction of the records that may be rejected.
+        nucleotide: whether the ids are those of `translate_contigs`.
+        compression: of the HDF5 file, `gzip`, `lzf` or None.
+        config: the settings of the run, kept in the file.
+    """
+
+    shards: Sequence[Path]
+    split: Path
+    split_rejected: Path
+    output: Path
+    rejected: Path
+    summary: Path
+    max_rejected: float
+    nucleotide: bool
+    compression: str | None
+    config: dict
+
+
+def merge_shards(job: MergeJob) -> dict:
+    """Merge shards block by block, holding a fixed number of rows in memory.
+
+    Returns:
+        The summary that was written.
+
+    Raises:
+        IncompleteError: an ordinal of the input is neither embedded nor rejected, or is both
+            or twice; a value is not finite; or the shards differ in their settings. Nothing
+            is written then.
+        TooManyRejectedError: more than `max_rejected` of the records were. Nothing is written;
+            the shards stay.
+    """
+    split = read_json(job.split)
+    reasons: Counter[str] = Counter()
+    with ExitStack() as stack:
+        shards = [stack.enter_context(_open_shard(path)) for path in job.shards]
+        _check_same_settings(shards)
+        temporary = stack.enter_context(replacing(job.output))
+        tsv = stack.enter_context(
+            open(stack.enter_context(replacing(job.rejected)), "w", newline="", encoding="utf-8")
+        )
+        rejected = csv.writer(tsv, delimiter="\t", lineterminator="\n")
+        rejected.writerow(REJECTED_COLUMNS)
+        file = stack.enter_context(h5py.File(temporary, "w"))
+        output = _Output(file, shards, job.compression)
+        origins = _Origins(file, len(file["lengths"])) if job.nucleotide else None
+        for block in _read_blocks(shards, job.split_rejected, split["n_records"]):
+            output.append(block)
+            if origins:
+                origins.append(block.columns["sequence_ids"])
+            for line in block.rejected:
+                rejected.writerow(line)
+                reasons[line[3]] += 1
+        _check_rejected(reasons, split["n_records"], job.max_rejected)
+        file.attrs.update(_attributes(shards, job.config, split["n_records"], reasons.total()))
+    summary = _summarise(job, split, reasons)
+    write_json(job.summary, summary)
+    log.info("%s", describe(summary))
+    return summary
+
+
+def _open_shard(path: Path) -> h5py.File:
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise IncompleteError(
+            f"{path}: not a whole shard file; delete it and run again: its results are kept "
+            "among the checkpoints"
+        ) from error
+
+
+@dataclass(frozen=True)
+class _Block:
+    """A stretch of the input: its embedded records, r in all, and the rejected ones.
+
+    Attributes:
+        shards: (r,) which shard each record is in, and
+        places: (r,) as which of its records.
+        columns: by dataset, what is known of each record, (r, ...).
+        rejected: TSV lines.
+    """
+
+    shards: np.ndarray
+    places: np.ndarray
+    columns: dict[str, np.ndarray]
+    rejected: list[tuple]
+
+
+def _read_blocks(
+    shards: Sequence[h5py.File], split_rejected: Path, n_records: int
+) -> Iterator[_Block]:
+    """Yield the records in input order; every ordinal below `n_records` exactly once."""
+    row = sum(bytes_of_row(shards[0][key]) for key in shards[0].attrs["row_keys"])
+    block_rows = max(1, BLOCK_BYTES // max(row, LEAST_BYTES_OF_RECORD))
+    positions = [0] * len(shards)
+    with open(split_rejected, newline="", encoding="utf-8") as tsv:
+        rejects = csv.reader(tsv, delimiter="\t")
+        next(rejects)
+        reject = next(rejects, None)
+        for start in range(0, n_records, block_rows):
+            size = min(block_rows, n_records - start)
+            lines = []
+            while reject is not None and int(reject[0]) < start + size:
+                lines.append((int(reject[0]), *reject[1:]))
+                reject = next(rejects, None)
+            yield _gather(shards, positions, start, size, lines)
+    if reject is not None or any(
+        p < len(s["ordinals"]) for s, p in zip(shards, positions, strict=True)
+    ):
+        raise IncompleteError(f"there are records beyond the {n_records} that split_fasta counted")
+
+
+def _gather(
+    shards: Sequence[h5py.File], positions: list[int], start: int, size: int, rejected: list[tuple]
+) -> _Block:
+    """Collect the ordinals from `start` on; moves `positions` past the rows taken."""
+    columns = {
+        name: np.empty((size, *shards[0][name].shape[1:]), shards[0][name].dtype)
+        for name in (*RECORD_COLUMNS, *shards[0].attrs["row_keys"])
+    }
+    reasons = np.full(size, "", dtype=object)
+    shard_of, place_of = np.zeros(size, np.int64), np.zeros(size, np.int64)
+    seen = np.bincount([line[0] - start for line in rejected], minlength=size)
+    embedded = seen == 0
+    for number, shard in enumerate(shards):
+        first = positions[number]
+        # Rows a shard can have in this block are bounded by the block's size.
+        limit = min(first + size, len(shard["ordinals"]))
+        end = bisect_left(shard["ordinals"], start + size, lo=first, hi=limit)
+        positions[number] = end
+        if first == end:
+            continue
+        target = shard["ordinals"][first:end] - start
+        np.add.at(seen, target[target >= 0], 1)
+        shard_of[target], place_of[target] = number, np.arange(first, end)
+        reasons[target] = shard["reasons"].asstr()[first:end]
+        for name, column in columns.items():
+            source = shard[name]
+            column[target] = (source.asstr() if name == "sequence_ids" else source)[first:end]
+    _check_each_once(seen, start)
+    for place in np.flatnonzero(reasons != ""):
+        embedded[place] = False
+        reason, _, detail = reasons[place].partition(": ")
+        identifier = columns["sequence_ids"][place]
+        rejected.append((start + int(place), identifier, "embed", reason, detail))
+    columns = {name: column[embedded] for name, column in columns.items()}
+    for key in shards[0].attrs["row_keys"]:
+        if not np.isfinite(columns[key]).all():
+            raise IncompleteError(f"a value of records {start} to {start + size - 1} is not finite")
+    return _Block(shard_of[embedded], place_of[embedded], columns, sorted(rejected))
+
+
+def _check_each_once(seen: np.ndarray, start: int) -> None:
+    wrong = np.flatnonzero(seen != 1)
+    if len(wrong):
+        what = "is missing" if seen[wrong[0]] == 0 else "appears more than once"
+        raise IncompleteError(
+            f"record {start + wrong[0]} of the input {what}; delete the dataset's shards/ folder "
+            "and run again"
+        )
+
+
+def _check_rejected(reasons: Counter[str], n_records: int, max_rejected: float) -> None:
+    if reasons.total() > max_rejected * n_records:
+        tally = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        raise TooManyRejectedError(
+            f"{reasons.total()} of {n_records} records were rejected ({tally}), more than "
+            f"max_rejected: {max_rejected:g} allows; mend the input, or raise it and run again: "
+            "the embeddings stay"
+        )
+
+
+def _check_same_settings(shards: Sequence[h5py.File]) -> None:
+    for shard in shards[1:]:
+        if shard.attrs["fingerprint"] != shards[0].attrs["fingerprint"]:
+            raise IncompleteError(
+                f"{shard.filename} and {shards[0].filename} were computed with different settings; "
+                "delete the older one and run again"
+            )
+
+
+class _Output:
+    """The datasets of the merged file, filled from the first row on."""
+
+    def __init__(
+        self, file: h5py.File, shards: Sequence[h5py.File], compression: str | None
+    ) -> None:
+        self.file = file
+        self.shards = shards
+        n = sum(int(shard.attrs["n_embedded"]) for shard in shards)
+        for name in RECORD_COLUMNS:
+            dtype = TEXT if name == "sequence_ids" else shards[0][name].dtype
+            file.create_dataset(name, (n, *shards[0][name].shape[1:]), dtype)
+        row_keys = shards[0].attrs["row_keys"]
+        for key in row_keys:
+            create_in_chunks(file, key, n, shards[0][key], compression=compression)
+        if len(row_keys):
+            file["embeddings"] = h5py.SoftLink(f"/{row_keys[0]}")
+        self._end = 0
+        self._spans = [read_spans(shard) for shard in shards]
+        self._values_end: Counter[str] = Counter()
+        for key in self._ragged_keys():
+            spans = [s[group_of(key)] for s in self._spans if group_of(key) in s]
+            total = sum(int(sizes.sum()) for _, sizes in spans)
+            like = next(shard[key] for shard in shards if key in shard)
+            create_in_chunks(file, key, total, like, compression=compression)
+            offsets = f"{group_of(key)}/offsets"
+            if offsets not in file:
+                file.create_dataset(offsets, n + 1, np.int64)
+
+    def _ragged_keys(self) -> list[str]:
+        """Return the keys of any shard: one that has nothing but rejected records has none."""
+        return list(dict.fromkeys(k for shard in self.shards for k in shard.attrs["ragged_keys"]))
+
+    def append(self, block: _Block) -> None:
+        """Write the next rows."""
+        rows = slice(self._end, self._end + len(block.places))
+        for name, column in block.columns.items():
+            self.file[name][rows] = column
+        for key in self._ragged_keys():
+            self._append_values(key, block)
+        self._end = rows.stop
+
+    def _append_values(self, key: str, block: _Block) -> None:
+        """Copy the values of a ragged output, which need not fit into memory together."""
+        group, pending, pending_bytes = group_of(key), [], 0
+        sizes = np.empty(len(block.places), np.int64)
+        for i, (number, place) in enumerate(zip(block.shards, block.places, strict=True)):
+            starts_of, sizes_of = self._spans[number][group]
+            start, sizes[i] = starts_of[place], sizes_of[place]
+            pending.append(self.shards[number][key][start : start + sizes[i]])
+            pending_bytes += pending[-1].nbytes
+            if pending_bytes >= BLOCK_BYTES:
+                self._write_values(key, pending)
+                pending, pending_bytes = [], 0
+        self._write_values(key, pending)
+        offsets = self.file[f"{group}/offsets"]
+        offsets[self._end + 1 : self._end + 1 + len(sizes)] = offsets[self._end] + sizes.cumsum()
+
+    def _write_values(self, key: str, pending: list[np.ndarray]) -> None:
+        if pending:
+            values = np.concatenate(pending)
+            if not np.isfinite(values).all():
+                raise IncompleteError(f"a value of {key} is not finite")
+            start = self._values_end[key]
+            self.file[key][start : start + len(values)] = values
+            self._values_end[key] += len(values)
+
+
+class _Origins:
+    """Where on which contig each protein lies, as its id says."""
+
+    def __init__(self, file: h5py.File, n: int) -> None:
+        self.columns = [
+            file.create_dataset(f"orfs/{name}", n, dtype)
+            for name, dtype in (
+                ("contigs", TEXT),
+                ("frames", np.int8),
+                ("starts", np.int64),
+                ("ends", np.int64),
+            )
+        ]
+        self._end = 0
+
+    def append(self, ids: np.ndarray) -> None:
+        """Write what the next ids say."""
+        rows = slice(self._end, self._end + len(ids))
+        if len(ids):
+            for column, values in zip(
+                self.columns, zip(*map(parse_orf_id, ids), strict=True), strict=True
+            ):
+                column[rows] = values
+        self._end = rows.stop
+
+
+def _attributes(
+    shards: Sequence[h5py.File], config: dict, n_records: int, n_rejected: int
+) -> dict[str, object]:
+    return {
+        "format": "spotesm",
+        "format_version": FORMAT_VERSION,
+        **{name: shards[0].attrs[name] for name in COMMON_ATTRIBUTES},
+        "n_records": n_records,
+        "n_rejected": n_rejected,
+        "spotesm_version": __version__,
+        "torch_version": version("torch"),
+        "python_version": platform.python_version(),
+        "config": json.dumps(config, sort_keys=True),
+        "created": datetime.now(UTC).isoformat(timespec="seconds"),
+        "biologically_meaningful": not _is_untrained(shards[0]),
+    }
+
+
+def _is_untrained(file: h5py.File) -> bool:
+    return file.attrs["weights"] == UNTRAINED
+
+
+def _summarise(job: MergeJob, split: dict, reasons: Counter[str]) -> dict:
+    with h5py.File(job.output, "r") as file:
+        summary = {
+            "file": str(job.output),
+            "n_embedded": len(file["sequence_ids"]),
+            "outputs": file.attrs["outputs"].tolist(),
+            "embedding_dim": int(file.attrs["embedding_dim"]),
+            "untrained": _is_untrained(file),
+            "weights_sha256": file.attrs["weights_sha256"],
+            "model": file.attrs["model"],
+        }
+    totals: Counter[str] = Counter()
+    for path in job.shards:
+        with h5py.File(path, "r") as file:
+            for name in ("n_sequences", "n_computed", "n_resumed", "attempts", "seconds"):
+                totals[name] += file.attrs[name].item()
+    return {
+        **summary,
+        **split,
+        "n_rejected": reasons.total(),
+        "rejected": dict(reasons),
+        **totals,
+    }

@@ -1,0 +1,248 @@
+"""A shard's HDF5 file: written from results in any order, checked before anything relies on it."""
+
+import itertools
+import json
+import math
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from spotesm.base.failures import IncompleteError
+from spotesm.request.outputs import Outputs, group_of
+from spotesm.request.results import Ragged, Results
+from spotesm.sequences.sharding import Shard
+
+ROWS_AT_ONCE = 8192
+BYTES_AT_ONCE = 64 << 20
+CHUNK_BYTES = 128 << 10  # what reading one row costs at most, against the overhead of many chunks
+TEXT = h5py.string_dtype("utf-8")
+
+
+class ShardWriter:
+    """Fills a shard's HDF5 file, whose rows are the shard's records in input order.
+
+    Datasets, for n records: `ordinals` (n,) int64, `sequence_ids` (n,) text, `lengths` (n,)
+    int32, `digests` (n, 16) uint8, `reasons` (n,) text, empty where the record is embedded,
+    `windows` (n,) int32, and for each key (see `Outputs`) of an output with one row a sequence
+    (n, D). Ragged outputs are stored once a sequence, in the order of computation: the key itself
+    is (sum of sizes, D) or (sum,), and a record's values are `starts[i]` to `starts[i] + sizes[i]`,
+    (n,) int64 each, in `GROUP/starts` and `GROUP/sizes`.
+    """
+
+    def __init__(self, file: h5py.File, shard: Shard, outputs: Outputs, embedding_dim: int) -> None:
+        self.file = file
+        self.shard = shard
+        self.outputs = outputs
+        n_records, n_sequences = len(shard.ordinals), len(shard.digests)
+        for key in outputs.row_keys:
+            file.create_dataset(key, (n_records, embedding_dim), outputs.dtype)
+        self._reason_of_sequence = np.full(n_sequences, None, dtype=object)
+        self._windows = np.zeros(n_sequences, np.int32)
+        groups = {group_of(key) for key in outputs.ragged_keys}
+        self._starts = {group: np.zeros(n_sequences, np.int64) for group in groups}
+        self._sizes = {group: np.zeros(n_sequences, np.int64) for group in groups}
+        # The records of sequence i are _records[_edges[i] : _edges[i + 1]].
+        self._records = np.argsort(shard.sequence_of_record, kind="stable")
+        counts = np.bincount(shard.sequence_of_record, minlength=n_sequences)
+        self._edges = np.concatenate([[0], np.cumsum(counts)])
+
+    def add(self, results: Results) -> None:
+        """Write the outputs of some sequences, for all records that have them."""
+        sequences = self.shard.find(results.digests)
+        rows, sources = [], []
+        for source in np.flatnonzero(sequences >= 0):
+            sequence = sequences[source]
+            self._reason_of_sequence[sequence] = results.reasons[source]
+            self._windows[sequence] = results.windows[source]
+            records = self._records[self._edges[sequence] : self._edges[sequence + 1]]
+            rows.append(records)
+            sources.append(np.full(len(records), source))
+        if rows:
+            rows, sources = np.concatenate(rows), np.concatenate(sources)
+            for key, values in results.rows.items():
+                self._write_rows(self.file[key], rows, values, sources)
+            for key, ragged in results.ragged.items():
+                self._append(key, sequences, ragged)
+
+    def _write_rows(
+        self, dataset: h5py.Dataset, rows: np.ndarray, values: np.ndarray, sources: np.ndarray
+    ) -> None:
+        order = np.argsort(rows)  # h5py wants ascending rows
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            chosen = order[start : start + ROWS_AT_ONCE]
+            dataset[rows[chosen]] = values[sources[chosen]]
+
+    def _append(self, key: str, sequences: np.ndarray, ragged: Ragged) -> None:
+        dataset = self.file.get(key)
+        if dataset is None:
+            dataset = create_in_chunks(self.file, key, 0, ragged.values, growing=True)
+        before = len(dataset)
+        dataset.resize(before + len(ragged.values), axis=0)
+        dataset[before:] = ragged.values
+        found = sequences >= 0
+        starts = before + np.concatenate([[0], np.cumsum(ragged.sizes)[:-1]])
+        self._starts[group_of(key)][sequences[found]] = starts[found]
+        self._sizes[group_of(key)][sequences[found]] = ragged.sizes[found]
+
+    def finish(self, settings: dict, facts: dict) -> None:
+        """Add what is known of the records themselves, once every sequence has its result.
+
+        Args:
+            settings: what determined the numbers; attributes, lists and mappings as JSON.
+            facts: where the weights came from and how the work went; attributes.
+
+        Raises:
+            IncompleteError: some sequence has none.
+        """
+        missing = sum(reason is None for reason in self._reason_of_sequence)
+        if missing:
+            raise IncompleteError(
+                f"{self.shard.path}: {missing} sequences have no result; run the same command again"
+            )
+        shard, file = self.shard, self.file
+        file["ordinals"] = shard.ordinals
+        file["lengths"] = shard.lengths[shard.sequence_of_record]
+        file["digests"] = digests_as_bytes(shard.digests)[shard.sequence_of_record]
+        file["windows"] = self._windows[shard.sequence_of_record]
+        for group in self._starts:
+            file[f"{group}/starts"] = self._starts[group][shard.sequence_of_record]
+            file[f"{group}/sizes"] = self._sizes[group][shard.sequence_of_record]
+        reasons = self._reason_of_sequence[shard.sequence_of_record]
+        file.create_dataset("reasons", data=reasons, dtype=TEXT)
+        ids = file.create_dataset("sequence_ids", len(shard.ordinals), TEXT)
+        start = 0
+        for block in _in_blocks(shard.read_ids()):
+            ids[start : start + len(block)] = block
+            start += len(block)
+        attributes = {name: as_attribute(value) for name, value in settings.items()}
+        file.attrs.update(attributes)
+        file.attrs.update(facts)
+        file.attrs["fingerprint"] = json.dumps(settings, sort_keys=True)
+        file.attrs["n_sequences"] = len(shard.digests)
+        file.attrs["n_embedded"] = np.count_nonzero(reasons == "")
+        file.attrs["row_keys"] = self.outputs.row_keys
+        file.attrs["ragged_keys"] = [key for key in self.outputs.ragged_keys if key in file]
+
+
+def create_in_chunks(
+    file: h5py.File,
+    key: str,
+    length: int,
+    like: np.ndarray | h5py.Dataset,
+    growing: bool = False,
+    compression: str | None = None,
+) -> h5py.Dataset:
+    """Create a dataset of `length` values or rows like those of `like`, in chunks of whole rows.
+
+    Args:
+        growing: whether it can become longer.
+        compression: an HDF5 filter that h5py has built in, `gzip` or `lzf`.
+    """
+    row = like.shape[1:]
+    rows = max(1, CHUNK_BYTES // bytes_of_row(like))
+    if not growing:
+        rows = min(rows, length)
+    if not rows:  # HDF5 has no chunks of nothing
+        return file.create_dataset(key, (0, *row), like.dtype)
+    return file.create_dataset(
+        key,
+        (length, *row),
+        like.dtype,
+        chunks=(rows, *row),
+        maxshape=(None, *row) if growing else None,
+        compression=compression,
+    )
+
+
+def bytes_of_row(values: np.ndarray | h5py.Dataset) -> int:
+    """Return what one entry along the first axis takes."""
+    return values.dtype.itemsize * math.prod(values.shape[1:])
+
+
+def as_attribute(value: object) -> object:
+    """Return what h5py can store: JSON text for mappings, anything else as it is."""
+    return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
+
+
+def digests_as_bytes(digests: np.ndarray) -> np.ndarray:
+    """View (k,) S16 digests as (k, 16) uint8."""
+    return digests.view(np.uint8).reshape(-1, digests.dtype.itemsize)
+
+
+def read_shard_results(path: Path) -> Iterator[Results]:
+    """Yield what a complete shard file holds, in blocks of some 64 MiB."""
+    with h5py.File(path, "r") as file:
+        digests = file["digests"][:].reshape(-1).view("S16")
+        reasons, windows = file["reasons"].asstr()[:], file["windows"][:]
+        spans = read_spans(file)
+        records = np.sort(np.unique(digests, return_index=True)[1])
+        n_blocks = 1 + path.stat().st_size // BYTES_AT_ONCE
+        for block in filter(len, np.array_split(records, n_blocks)):
+            rows, inside = slice(block[0], block[-1] + 1), block - block[0]
+            yield Results(
+                digests[block],
+                reasons[block].tolist(),
+                windows[block],
+                {key: file[key][rows][inside] for key in file.attrs["row_keys"]},
+                {key: _read_ragged(file, key, spans, block) for key in file.attrs["ragged_keys"]},
+            )
+
+
+def read_spans(file: h5py.File) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Return where the ragged values of each record of a shard file lie: starts and sizes."""
+    groups = {group_of(key) for key in file.attrs["ragged_keys"]}
+    return {group: (file[f"{group}/starts"][:], file[f"{group}/sizes"][:]) for group in groups}
+
+
+def _read_ragged(file: h5py.File, key: str, spans: dict, records: np.ndarray) -> Ragged:
+    starts, sizes = (numbers[records] for numbers in spans[group_of(key)])
+    values = [file[key][start : start + size] for start, size in zip(starts, sizes, strict=True)]
+    return Ragged(np.concatenate(values), sizes)
+
+
+def check_shard(path: Path, shard: Shard, settings: dict) -> None:
+    """Check that a shard file holds finite rows or a reason for each record of `shard`.
+
+    Ragged values are checked for being there; the merge, which reads them all, checks that they
+    are finite.
+
+    Raises:
+        IncompleteError: it does not, or was computed with other settings.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            problem = _find_problem(file, shard, settings)
+    except (OSError, KeyError) as error:
+        problem = f"is not a whole shard file ({error})"
+    if problem:
+        raise IncompleteError(f"{path}: {problem}")
+
+
+def _find_problem(file: h5py.File, shard: Shard, settings: dict) -> str | None:
+    if json.loads(file.attrs["fingerprint"]) != settings:
+        return "was computed with other settings"
+    if not np.array_equal(file["ordinals"], shard.ordinals):
+        return "does not hold the records of its FASTA"
+    expected = digests_as_bytes(shard.digests)[shard.sequence_of_record]
+    if not np.array_equal(file["digests"], expected):
+        return "does not hold the sequences of its FASTA"
+    embedded = file["reasons"].asstr()[:] == ""
+    spans = read_spans(file)
+    for key in file.attrs["ragged_keys"]:
+        starts, sizes = spans[group_of(key)]
+        if (sizes[embedded] < 1).any() or (starts + sizes > len(file[key])).any():
+            return f"does not hold {key} of every record"
+    for key in file.attrs["row_keys"]:
+        for start in range(0, len(embedded), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            if not np.isfinite(file[key][rows][embedded[rows]]).all():
+                return f"holds values of {key} that are not finite"
+    return None
+
+
+def _in_blocks(items: Iterable[str]) -> Iterator[list[str]]:
+    items = iter(items)
+    while block := list(itertools.islice(items, ROWS_AT_ONCE)):
+        yield block

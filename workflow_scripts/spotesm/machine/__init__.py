@@ -1,0 +1,1 @@
+"""What the job runs on and what may take it away: devices, signals, SLURM."""

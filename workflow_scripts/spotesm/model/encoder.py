@@ -1,0 +1,335 @@
+"""Batches of sequences in, their outputs out: windows, passes over the model, its failures."""
+
+import logging
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain, islice
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spotesm.base.classification import classify
+from spotesm.base.failures import NOT_FINITE, OUT_OF_MEMORY
+from spotesm.model.packed import PackedESM2
+from spotesm.model.stitching import Embedded, join, split_by_window, stitch
+from spotesm.request.outputs import (
+    BOS,
+    CONTACTS,
+    CONTACTS_KEY,
+    LOGITS,
+    LOGITS_KEY,
+    MEAN,
+    RESIDUES,
+    Outputs,
+)
+from spotesm.request.results import Results
+from spotesm.sequences.alphabet import tokenise
+from spotesm.sequences.fasta import digest_sequence
+from spotesm.sequences.long_sequences import SMALLER_WINDOWS, SPECIAL_TOKENS, LongSequences, cut
+
+log = logging.getLogger(__name__)
+
+SMALLEST_WINDOW = 16
+_DOES_NOT_FIT = f"{OUT_OF_MEMORY}: does not fit on the device, even alone"
+_NOT_FINITE = f"{NOT_FINITE}: the model gives NaN or infinity (or more than store_dtype can hold)"
+
+
+class WindowDoesNotFit(Exception):
+    """Memory ran out on one window alone; `place` says which of those given it was."""
+
+    def __init__(self, place: int) -> None:
+        super().__init__(place)
+        self.place = place
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of one sequence that goes through the model at once.
+
+    Attributes:
+        start: its first residue's place in the sequence.
+        tokens: (l + 2,) uint8, BOS and EOS included.
+        shares: (l + 2,) float32, each token's share in the mean over the whole sequence:
+            1 / (residues x windows that cover the residue), and 0 for BOS and EOS.
+    """
+
+    start: int
+    tokens: np.ndarray
+    shares: np.ndarray
+
+    @property
+    def residues(self) -> int:
+        """How many it covers."""
+        return len(self.tokens) - SPECIAL_TOKENS
+
+
+def cut_windows(sequence: bytes, spans: list[slice]) -> list[Window]:
+    """Cut the windows that `spans` name out of a sequence."""
+    coverage = np.zeros(len(sequence), dtype=np.int64)
+    for span in spans:
+        coverage[span] += 1
+    # Where nothing covers a residue, as behind a truncation, it has no share.
+    shares = (1.0 / (np.count_nonzero(coverage) * np.maximum(coverage, 1))).astype(np.float32)
+    return [
+        Window(span.start, tokenise(sequence[span]), np.pad(shares[span], SPECIAL_TOKENS // 2))
+        for span in spans
+    ]
+
+
+@dataclass(frozen=True)
+class InFlight:
+    """A batch that the device works on.
+
+    Attributes:
+        sequences: its k sequences.
+        windows: of each.
+        reasons: why a sequence is not computed; empty for all others.
+        passes: by pass, the values of some of the windows, on their way to the host.
+        finite: by pass, (w,) bool, whether all values of a window are.
+        arrived: waits for them.
+    """
+
+    sequences: Sequence[bytes]
+    windows: list[list[Window]]
+    reasons: list[str]
+    passes: list[dict[str, Tensor]]
+    finite: list[Tensor]
+    arrived: Callable[[], None]
+
+
+class Encoder:
+    """Embeds batches of sequences with one model on one device.
+
+    Args:
+        load_model: makes the model in a precision; called once, and once more for float32 if
+            another precision ever gives a value that is not finite.
+        outputs: what is computed.
+        long_sequences: how sequences are cut.
+        on_smaller_budget: told the new token budget when memory ran out and it was halved.
+        check_stop: called within long work; what it raises ends the work.
+    """
+
+    def __init__(
+        self,
+        load_model: Callable[[torch.dtype], PackedESM2],
+        dtype: torch.dtype,
+        outputs: Outputs,
+        long_sequences: LongSequences,
+        on_smaller_budget: Callable[[int], None] = lambda _: None,
+        check_stop: Callable[[], None] = lambda: None,
+    ) -> None:
+        self.load_model = load_model
+        self.model = load_model(dtype)
+        self.outputs = outputs
+        self.long_sequences = long_sequences
+        self.on_smaller_budget = on_smaller_budget
+        self.check_stop = check_stop
+        self._exact_model: PackedESM2 | None = None
+
+    def embed_each(
+        self, batches: Iterable[Sequence[bytes]], token_budget: int, ahead: bool = True
+    ) -> Iterator[Results]:
+        """Yield the results of each batch.
+
+        A reason is empty, but for a sequence that could not be embedded and must be rejected. A
+        batch that exceeds the token budget, which only a long sequence does, goes through in
+        several passes.
+
+        Args:
+            ahead: on a GPU, read, tokenise and launch the next batch before waiting for the
+                results of one, so that the GPU always has work.
+        """
+        self.token_budget = token_budget
+        lookahead = 1 if ahead and self.model.device.type == "cuda" else 0
+        in_flight: deque[InFlight] = deque()
+        for sequences in batches:
+            in_flight.append(self._launch(sequences, self.model))
+            if len(in_flight) > lookahead:
+                yield self._collect(in_flight.popleft())
+        while in_flight:
+            yield self._collect(in_flight.popleft())
+
+    # -- launching -----------------------------------------------------------------------------
+
+    @torch.inference_mode()
+    def _launch(self, sequences: Sequence[bytes], model: PackedESM2) -> InFlight:
+        windows = [cut_windows(s, self.long_sequences.spans(len(s))) for s in sequences]
+        reasons = [""] * len(sequences)
+        while True:
+            owners = [index for index, own in enumerate(windows) for _ in own]
+            try:
+                ran = list(self._run(list(chain(*windows)), model))
+                break
+            except WindowDoesNotFit as misfit:
+                index = owners[misfit.place]
+                windows[index] = self._cut_smaller(sequences[index], windows[index])
+                reasons[index] = "" if windows[index] else _DOES_NOT_FIT
+        passes, finite = [values for values, _ in ran], [flags for _, flags in ran]
+        return InFlight(sequences, windows, reasons, passes, finite, _arrival(model.device))
+
+    def _cut_smaller(self, sequence: bytes, windows: list[Window]) -> list[Window]:
+        """Cut a sequence into windows of half the size; none if unwanted or too small."""
+        half = windows[0].residues // 2
+        if self.long_sequences.out_of_memory != SMALLER_WINDOWS or half < SMALLEST_WINDOW:
+            return []
+        log.warning("a sequence does not fit: in windows of %d residues", half)
+        covered = windows[-1].start + windows[-1].residues
+        overlap = min(self.long_sequences.overlap, half) // 2
+        return cut_windows(sequence, cut(covered, half, overlap))
+
+    def _run(
+        self, windows: list[Window], model: PackedESM2
+    ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
+        """Run windows through the model in as few passes as the token budget allows.
+
+        Raises:
+            WindowDoesNotFit: memory ran out on one window alone.
+        """
+        first = 0
+        while first < len(windows):
+            end = self._end_of_pass(windows, first)
+            try:
+                yield self._pass(windows[first:end], model)
+            except (RuntimeError, MemoryError) as error:
+                if classify(error) != OUT_OF_MEMORY:
+                    raise
+                if torch.cuda.is_available():
+                    torch.cuda.empty_cache()
+                if end - first == 1:
+                    raise WindowDoesNotFit(first) from error
+                self._halve_budget(sum(len(window.tokens) for window in windows[first:end]))
+            else:
+                first = end
+
+    def _end_of_pass(self, windows: list[Window], first: int) -> int:
+        end, tokens = first + 1, len(windows[first].tokens)
+        while end < len(windows) and tokens + len(windows[end].tokens) <= self.token_budget:
+            tokens += len(windows[end].tokens)
+            end += 1
+        return end
+
+    def _halve_budget(self, tokens_tried: int) -> None:
+        self.token_budget = min(self.token_budget, tokens_tried) // 2
+        log.warning("out of memory with %d tokens; going on with half of them", tokens_tried)
+        self.on_smaller_budget(self.token_budget)
+
+    def _pass(
+        self, windows: Sequence[Window], model: PackedESM2
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Run one pass over w windows of r residues in all.
+
+        Returns:
+            By key, values on their way to the host: (w, D) for outputs with one row a sequence,
+            (r, D) for those with one a residue, and the contact maps flattened one after another;
+            and whether all values of a window are finite, (w,) bool.
+        """
+        lengths = [len(window.tokens) for window in windows]
+        residues = [window.residues for window in windows]
+        tokens = _to_device(np.concatenate([window.tokens for window in windows]), model.device)
+        shares = _to_device(np.concatenate([window.shares for window in windows]), model.device)
+        first = np.cumsum([0, *lengths[:-1]])
+        outer = np.concatenate([first, first + lengths - 1])
+        bos = _to_device(first, model.device)
+        inner = _to_device(np.delete(np.arange(sum(lengths)), outer), model.device)
+        activations = model(tokens.int(), lengths, self.outputs, self.check_stop)
+        found = _Finite(len(windows), getattr(torch, self.outputs.store_dtype), model.device)
+        values = {}
+        for layer, hidden in activations.hidden.items():
+            # Always computed: a value that is not finite anywhere shows in the mean.
+            mean = _sum_runs(hidden * shares.unsqueeze(1), lengths)
+            found.check(mean)
+            if MEAN in self.outputs:
+                values[f"{MEAN}/{layer}"] = mean
+            if BOS in self.outputs:
+                values[f"{BOS}/{layer}"] = found.check(hidden[bos])
+            if RESIDUES in self.outputs:
+                values[f"{RESIDUES}/{layer}"] = found.check(hidden[inner], residues)
+        if LOGITS in self.outputs:
+            values[LOGITS_KEY] = found.check(activations.logits[inner], residues)
+        if CONTACTS in self.outputs:
+            maps = torch.cat([one.flatten() for one in activations.contacts])
+            values[CONTACTS_KEY] = found.check(maps, [n * n for n in residues])
+        return {key: _to_host(x) for key, x in values.items()}, _to_host(found.all)
+
+    # -- collecting ----------------------------------------------------------------------------
+
+    def _collect(self, batch: InFlight) -> Results:
+        embedded = self._embedded(batch)
+        if self.model.dtype != torch.float32:
+            for index, one in enumerate(embedded):
+                if one.reason == _NOT_FINITE:
+                    embedded[index] = self._embed_exactly(batch.sequences[index])
+        digests = [digest_sequence(sequence) for sequence in batch.sequences]
+        return join(digests, embedded, self.outputs)
+
+    def _embedded(self, batch: InFlight) -> list[Embedded]:
+        batch.arrived()
+        passes = [{key: values.numpy() for key, values in one.items()} for one in batch.passes]
+        residues = [window.residues for own in batch.windows for window in own]
+        values = iter(split_by_window(passes, residues))
+        finite = iter(flag for one in batch.finite for flag in one.tolist())
+        embedded = []
+        for windows, reason in zip(batch.windows, batch.reasons, strict=True):
+            own = list(islice(values, len(windows)))
+            if not all(list(islice(finite, len(windows)))):
+                reason = _NOT_FINITE
+            if reason:
+                embedded.append(Embedded(reason=reason))
+            else:
+                starts = [window.start for window in windows]
+                embedded.append(Embedded(stitch(starts, own), len(windows)))
+        return embedded
+
+    def _embed_exactly(self, sequence: bytes) -> Embedded:
+        """Embed one sequence in float32, after another precision gave NaN or infinity."""
+        if self._exact_model is None:
+            log.warning("a value in %s is not finite: computing it in float32", self.model.dtype)
+            self._exact_model = self.load_model(torch.float32)
+        (embedded,) = self._embedded(self._launch([sequence], self._exact_model))
+        return embedded
+
+
+class _Finite:
+    """Which windows of a pass have finite values only, in what they are stored in."""
+
+    def __init__(self, count: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.all = torch.ones(count, dtype=torch.bool, device=device)
+        self.dtype = dtype
+
+    def check(self, values: Tensor, sizes: Sequence[int] | None = None) -> Tensor:
+        """Return `values`, of which `sizes` rows belong to each window, or one."""
+        bad = ~torch.isfinite(values.to(self.dtype)).reshape(len(values), -1).all(1, keepdim=True)
+        if sizes is not None:
+            bad = _sum_runs(bad.float(), sizes) > 0
+        self.all &= ~bad[:, 0]
+        return values
+
+
+def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
+
+
+def _to_host(values: Tensor) -> Tensor:
+    """Start to copy values to the host; `_arrival` says when they are there."""
+    if values.device.type != "cuda":
+        return values
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    return host.copy_(values, non_blocking=True)
+
+
+def _arrival(device: torch.device) -> Callable[[], None]:
+    """Return what waits until everything asked of the device so far is done."""
+    if device.type != "cuda":
+        return lambda: None
+    event = torch.cuda.Event()
+    event.record()
+    return event.synchronize
+
+
+def _sum_runs(x: Tensor, lengths: Sequence[int]) -> Tensor:
+    """Sum neighbouring rows of (r, D), `lengths` of them at a time, always in the same order."""
+    sizes = torch.tensor(lengths).to(x.device, non_blocking=True)
+    return torch.segment_reduce(x, "sum", lengths=sizes, unsafe=True)

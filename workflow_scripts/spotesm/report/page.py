@@ -1,0 +1,183 @@
+"""One HTML page on a dataset: what was computed, how it went, what it looks like. No network."""
+
+import csv
+import json
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from jinja2 import Environment, StrictUndefined, select_autoescape
+from plotly.offline import get_plotlyjs
+
+from spotesm.base.durable import read_json, replacing
+from spotesm.base.failures import InputError
+from spotesm.commands.status import duration
+from spotesm.hdf5.reader import Embeddings
+from spotesm.report.figures import draw_lengths, draw_map, draw_throughput, draw_timeline
+from spotesm.report.landscape import survey
+from spotesm.runs.history import Attempt, read_history
+
+log = logging.getLogger(__name__)
+
+MOST_REJECTED_SHOWN = 500
+MOST_LENGTHS = 1 << 20
+PROVENANCE = (
+    "model",
+    "weights",
+    "weights_sha256",
+    "outputs",
+    "layers",
+    "store_dtype",
+    "precision",
+    "long_sequences",
+    "spotesm_version",
+    "torch_version",
+    "python_version",
+    "created",
+    "config",
+)
+
+
+@dataclass(frozen=True)
+class ReportJob:
+    """What a report is made of.
+
+    Attributes:
+        dataset: its name.
+        embeddings, rejected, summary: what `merge_shards` wrote.
+        checkpoints: the folder with the journals of the shards.
+        labels: a TSV of id and label that colours the map, with a header; or None.
+        output: the HTML file.
+    """
+
+    dataset: str
+    embeddings: Path
+    rejected: Path
+    summary: Path
+    checkpoints: Path
+    labels: Path | None
+    output: Path
+
+
+def write_report(job: ReportJob) -> None:
+    """Write the page; it needs no other file.
+
+    Raises:
+        InputError: the labels cannot be read.
+    """
+    summary = read_json(job.summary)
+    attempts = read_history(job.checkpoints)
+    with Embeddings(job.embeddings) as embeddings:
+        lengths, windowed = read_lengths(embeddings)
+        landscape = survey(embeddings, read_labels(job.labels))
+        provenance = {name: show(embeddings.attributes[name]) for name in PROVENANCE}
+    figures = {
+        "lengths": draw_lengths(lengths, windowed),
+        "timeline": draw_timeline(attempts),
+        "throughput": draw_throughput(attempts),
+        "map": draw_map(landscape) if landscape else None,
+    }
+    page = load_template().render(
+        dataset=job.dataset,
+        untrained=summary["untrained"],
+        numbers=collect_numbers(summary, attempts),
+        figures={name: f and json.loads(f.to_json()) for name, f in figures.items()},
+        landscape=landscape and landscape.for_browser(),
+        sampled=landscape and landscape.is_sample,
+        n_records=len(lengths),
+        rejected=read_rejected(job.rejected),
+        n_rejected=summary["n_rejected"],
+        provenance=provenance,
+        plotly=get_plotlyjs(),
+    )
+    with replacing(job.output) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    log.info("%s: %.1f MB", job.output, len(page.encode()) / 1e6)
+
+
+def load_template() -> "jinja2.Template":
+    """Return the page's template; everything put into it is escaped."""
+    environment = Environment(
+        autoescape=select_autoescape(default=True),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.from_string(
+        files("spotesm.report").joinpath("template.html.j2").read_text("utf-8")
+    )
+
+
+def read_lengths(embeddings: Embeddings) -> tuple[np.ndarray, np.ndarray]:
+    """Return lengths (n,), and which records were windowed or truncated; evenly chosen if many."""
+    window = json.loads(embeddings.attributes["long_sequences"])
+    step = max(1, len(embeddings) // MOST_LENGTHS)
+    lengths = embeddings.file["lengths"][::step]
+    windowed = embeddings.file["windows"][::step] > 1
+    if window["policy"] == "truncate":
+        windowed |= lengths > window["window"]
+    return lengths, windowed
+
+
+def read_labels(path: Path | None) -> dict[str, str]:
+    """Return the label of each id.
+
+    Raises:
+        InputError: the file is missing, or has no two columns.
+    """
+    if path is None:
+        return {}
+    try:
+        with open(path, newline="", encoding="utf-8") as tsv:
+            rows = list(csv.reader(tsv, delimiter="\t"))[1:]
+        return {row[0]: row[1] for row in rows}
+    except (OSError, IndexError, UnicodeDecodeError) as error:
+        raise InputError(
+            f"{path}: not a TSV of id and label, with a header ({error}); mend report: labels"
+        ) from error
+
+
+def read_rejected(path: Path) -> list[dict[str, str]]:
+    """Return the first rejected records."""
+    with open(path, newline="", encoding="utf-8") as tsv:
+        return [
+            row
+            for row, _ in zip(
+                csv.DictReader(tsv, delimiter="\t"), range(MOST_REJECTED_SHOWN), strict=False
+            )
+        ]
+
+
+def collect_numbers(summary: dict, attempts: Sequence[Attempt]) -> list[tuple[str, str]]:
+    """Return what stands at the top of the page: labels and values."""
+    seconds = max(summary["seconds"], 1e-9)
+    gpu_hours = sum(a.seconds for a in attempts if a.device.startswith("cuda")) / 3600
+    tokens = sum(tokens for a in attempts for _, _, tokens in a.speeds)
+    busy = sum(end - start for a in attempts for start, end, _ in a.speeds)
+    computed = sum(a.computed for a in attempts)
+    numbers = [
+        ("proteins embedded", f"{summary['n_embedded']:,}"),
+        ("records in the input", f"{summary['n_records']:,}"),
+        ("different sequences", f"{summary['n_sequences']:,}"),
+        ("rejected", f"{summary['n_rejected']:,}"),
+        ("residues", f"{summary['n_residues']:,}"),
+        ("dimensions", f"{summary['embedding_dim']:,}"),
+        ("computing time", duration(seconds)),
+        ("restarts", f"{sum(a.number > 1 for a in attempts):,}"),
+        ("computed twice", f"{max(0, computed - summary['n_sequences']):,}"),
+    ]
+    if busy:
+        numbers.append(("tokens/s per device", f"{tokens / busy:,.0f}"))
+    if gpu_hours:
+        numbers.append(("GPU-hours", f"{gpu_hours:,.2f}"))
+    return numbers
+
+
+def show(value: object) -> str:
+    """Write an attribute as text."""
+    if isinstance(value, np.ndarray):
+        return ", ".join(map(str, value.tolist()))
+    return str(value)

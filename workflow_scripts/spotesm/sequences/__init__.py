@@ -1,0 +1,1 @@
+"""From FASTA to shards: reading, normalising, translating, splitting, windows, tokens."""

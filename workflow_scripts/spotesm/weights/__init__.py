@@ -1,0 +1,1 @@
+"""Which weights a model has, and the files of every format that hold them."""
