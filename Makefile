@@ -1,11 +1,20 @@
-# make run    embed the demo             make test   all tests
-# make plan   what a run will cost       make lint   what CI checks
-# make status how far a run is           make bench  how fast it is here
+# make install   sets up           make test   all tests
+# make run       embeds the demo   make lint   what CI checks
+# make plan      what it will cost make bench  how fast it is here
+# make status    how far it is     make chaos  two hundred random faults
 PYTHON ?= python3
 BIN := .venv/bin
-export PYTHONPATH := $(CURDIR)/workflow_scripts
+ifneq ($(shell command -v uv),)
+MAKE_VENV = uv venv --quiet --seed --clear --python $(PYTHON) .venv
+PIP_INSTALL = uv pip install --quiet --python $(BIN)/python
+else
+MAKE_VENV = $(PYTHON) -m venv --clear .venv
+PIP_INSTALL = $(BIN)/pip install --disable-pip-version-check --quiet
+endif
 
-.PHONY: run test lint chaos bench status plan
+.PHONY: install run status plan test lint chaos bench
+
+install: .venv/installed
 
 run: .venv/installed
 	$(BIN)/snakemake
@@ -19,32 +28,38 @@ status: .venv/installed
 plan: .venv/installed
 	@$(BIN)/snakemake --quiet all $(if $(CONFIG),--configfile $(CONFIG)) -- plan_run
 
-test: .venv/installed
+test: .venv/installed-tests
 	@# One worker more than cores, as the longest tests mostly wait; in the order that conftest.py chose.
 	$(BIN)/pytest --numprocesses $$(($$(nproc) + 1)) --dist loadscope --no-loadscope-reorder
 
-lint: .venv/installed
+lint: .venv/installed-tests
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
 
 # Two hundred random faults: a long run.
-chaos: .venv/installed
+chaos: .venv/installed-tests
 	CHAOS_FAULTS=200 $(BIN)/pytest -m chaos -s
 
 bench: .venv/installed
-	$(BIN)/pip install --disable-pip-version-check --quiet --requirement benchmarks/requirements.txt
+	$(PIP_INSTALL) --requirement benchmarks/requirements.txt
 	$(BIN)/python benchmarks/throughput.py --model esm2_t6_8M_UR50D --sequences 150 --worker 1500 $(BENCH)
 	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 24 $(BENCH)
 	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 24 --precision bfloat16 $(BENCH)
 	$(BIN)/python benchmarks/memory.py
 
 # Made again when the pins change; a second call installs nothing.
-.venv/installed: envs/requirements.txt
-	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spotESM needs Python 3.11 or newer; try: make PYTHON=python3.12")'
-	$(PYTHON) -m venv --clear .venv
-	$(BIN)/pip install --disable-pip-version-check --quiet --requirement envs/requirements.txt
-	@# Our own modules, so that .venv/bin/python -m spotesm.commands.verify works everywhere.
-	@echo $(CURDIR)/workflow_scripts > $$($(BIN)/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/spotesm.pth
+.venv/installed: envs/requirements.txt pyproject.toml
+	@# Snakemake takes braces in the path of a Snakefile for its own.
+	@case "$$PWD" in *[{}]*) echo "spotESM cannot run in $$PWD: Snakemake takes no { or } in its path; clone it elsewhere" >&2; exit 1;; esac
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spotESM needs Python 3.11 or newer; try: make PYTHON=python3.12")'
+	@echo "Setting up .venv: torch and some sixty other packages. It takes a minute, or several where torch brings CUDA (3 GB) ..."
+	@$(MAKE_VENV)
+	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+.venv/installed-tests: .venv/installed envs/requirements-test.txt
+	@echo "Adding what the tests need ..."
+	@$(PIP_INSTALL) --requirement envs/requirements-test.txt
 	@touch $@
