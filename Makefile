@@ -53,7 +53,7 @@ bench: .venv/installed
 .venv/installed: envs/requirements.txt pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "spotESM needs Python 3.11 or newer; try: make PYTHON=python3.12")'
 	@# Snakemake calls .venv's Python by its path, unquoted, and takes braces for its own.
-	@$(PYTHON) -c 'import os, re, sys; odd = re.findall(r"[^\w@%+=:,./-]", os.getcwd()); sys.exit(odd and f"spotESM cannot run in {os.getcwd()!r}: Snakemake takes no {odd[0]!r} in its path; clone it elsewhere (data and results may lie in any folder)")'
+	@$(PYTHON) -c 'import os, re, sys; odd = re.findall(r"[^\w@%+=:,./-]", os.getcwd()); sys.exit(f"spotESM cannot run in {os.getcwd()!r}: Snakemake takes no {odd[0]!r} in its path; clone it elsewhere (data and results may lie in any folder)" if odd else 0)'
 	@echo "Setting up .venv: torch and some sixty other packages. It takes a minute, or several where torch brings CUDA (3 GB) ..."
 	@$(MAKE_VENV)
 	@$(PIP_INSTALL) --editable .
