@@ -18,15 +18,15 @@ install: .venv/installed
 
 run: .venv/installed
 	$(BIN)/snakemake
-	@$(BIN)/python -m spotesm.commands.summary results/*/summary.json
+	@$(BIN)/spotesm summary results/*/summary.json
 
 # How far the run is; WATCH=1 looks again and again.
 status: .venv/installed
-	@$(BIN)/python -m spotesm.commands.status $(if $(WATCH),--watch) $(if $(CHECKPOINTS),--checkpoints $(CHECKPOINTS))
+	@$(BIN)/spotesm status $(if $(WATCH),--watch)
 
 # What a run will cost; CONFIG=my.yaml names another config.
 plan: .venv/installed
-	@$(BIN)/snakemake --quiet all $(if $(CONFIG),--configfile $(CONFIG)) -- plan_run
+	@$(BIN)/snakemake --quiet rules progress host $(if $(CONFIG),--configfile $(CONFIG)) -- plan_run
 
 test: .venv/installed-tests
 	@# One worker more than cores, as the longest tests mostly wait; in the order that conftest.py chose.

@@ -9,13 +9,19 @@
 #   results/demo/shards/3-of-16.h5          the embeddings of a shard
 #   results/demo/embeddings.h5              the result; rejected.tsv, summary.json, report.html
 #   results/demo/logs/, benchmarks/         a file a job
+from pathlib import Path
+
 from snakemake.utils import min_version
 
 min_version("9.0")
 
-# A config named on the command line replaces the default one; merged key by key, the default's
-# demo would be embedded along with the user's datasets.
-if not workflow.overwrite_configfiles:
+# Datasets of the user's own replace the default config; merged with it key by key, they would be
+# embedded along with the demo, by the demo's untrained weights.
+if (
+    not workflow.overwrite_configfiles
+    and "datasets" not in workflow.overwrite_config
+    and Path("config.yaml").exists()
+):
 
     configfile: "config.yaml"
 
@@ -34,11 +40,15 @@ localrules:
     all,
 
 
+onstart:
+    begin_run()
+
+
 # What went wrong, after everything that Snakemake has to say.
 onerror:
-    print(describe_failures())
+    print(explain_failures(since=STARTED))
 
 
 rule all:
     input:
-        expand("results/{dataset}/report.html", dataset=config["datasets"]),
+        expand("results/{dataset}/report.html", dataset=DATASETS),

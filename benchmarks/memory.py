@@ -13,10 +13,11 @@ import resource
 import tempfile
 from pathlib import Path
 
-from spotesm import UNTRAINED
+from spotesm.base.paths import UNTRAINED
 from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
+from spotesm.request.request import Request
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.sharding import split_fasta
 from spotesm.weights.sources import fetch_weights
@@ -50,12 +51,15 @@ def measure(count: int, manifest: Path, folder: Path) -> float:
         output=folder / "1-of-1.h5",
         weights=manifest,
         checkpoints=folder / "checkpoints",
-        engine="packed",
-        outputs=["mean"],
-        layers=[-1],
-        store_dtype="float32",
-        long_sequences=LongSequences("window", 1022, 256, "reject"),
-        precision="float32",
+        request=Request(
+            model=MODEL,
+            engine="packed",
+            outputs=("mean",),
+            layers=(-1,),
+            store_dtype="float32",
+            precision="float32",
+            long_sequences=LongSequences("window", 1022, 256, "reject"),
+        ),
         tokens_per_batch=512,
         thresholds=Thresholds(sequences=500, seconds=300, bytes=1 << 30),
     )

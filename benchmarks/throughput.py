@@ -24,19 +24,21 @@ from pathlib import Path
 import esm
 import numpy as np
 import torch
-from spotesm import UNTRAINED
+from spotesm.base.paths import UNTRAINED
 from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
 from spotesm.model.batching import plan_batches
 from spotesm.model.budget import choose_token_budget
-from spotesm.model.encoder import Encoder
+from spotesm.model.encoder import Batch, Encoder
 from spotesm.model.packed import PackedESM2
 from spotesm.request.outputs import Outputs
+from spotesm.request.request import Request
 from spotesm.sequences.fasta import normalise_sequence, read_fasta
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.sharding import split_fasta
-from spotesm.weights.files import ARCHITECTURES, Architecture, load_model
+from spotesm.weights.architectures import ARCHITECTURES, Architecture
+from spotesm.weights.files import load_model
 from spotesm.weights.sources import fetch_weights
 from transformers import EsmConfig, EsmModel
 
@@ -144,7 +146,7 @@ def spotesm_contestant(
     def embed(sequences: list[str]) -> np.ndarray:
         lengths = np.array([len(sequence) for sequence in sequences])
         batches = plan_batches(long_sequences.count_tokens(lengths), token_budget)
-        reading = ([sequences[i].encode() for i in batch] for batch in batches)
+        reading = (Batch.of([sequences[i].encode() for i in batch]) for batch in batches)
         means = np.empty((len(sequences), packed.embedding_dim), np.float32)
         embedded = encoder.embed_each(reading, token_budget)
         for batch, results in zip(batches, embedded, strict=True):
@@ -393,12 +395,15 @@ def time_shard(
         output=folder / "1-of-1.h5",
         weights=manifest,
         checkpoints=folder / "checkpoints",
-        engine="packed",
-        outputs=["mean"],
-        layers=[-1],
-        store_dtype="float32",
-        long_sequences=LongSequences("window", MOST_RESIDUES, 256, "reject"),
-        precision=arguments.precision,
+        request=Request(
+            model=arguments.model,
+            engine="packed",
+            outputs=("mean",),
+            layers=(-1,),
+            store_dtype="float32",
+            precision=arguments.precision,
+            long_sequences=LongSequences("window", MOST_RESIDUES, 256, "reject"),
+        ),
         tokens_per_batch=0,
         thresholds=Thresholds(sequences=50, seconds=300, bytes=1 << 30),
         checkpointing=checkpointing,

@@ -22,8 +22,9 @@ from typing import TypeVar
 
 from playwright.sync_api import sync_playwright
 from rich.console import Console
-from spotesm.commands.status import ShardStatus, make_table, read_progress, read_run
+from spotesm.commands.status import make_table
 from spotesm.embed.progress import FILE_NAME
+from spotesm.runs.state import ShardStatus, read_progress, read_run
 
 Found = TypeVar("Found")
 REPOSITORY = Path(__file__).parents[1]

@@ -15,17 +15,12 @@ rule embed_shard:
         gpu=1,
         tokens_per_batch=0,
     params:
-        engine=config["model"]["engine"],
-        outputs=config["outputs"],
-        layers=config["layers"],
-        store_dtype=config["store_dtype"],
-        long_sequences=config["long_sequences"],
-        precision=config["precision"],
+        request=REQUEST,
         checkpoints=untracked(checkpoint_directory),
-        thresholds=untracked(checkpoint_thresholds()),
+        thresholds=untracked(checkpoint_thresholds(config)),
         checkpointing=untracked(config["checkpoint"]["enabled"]),
         keep_parts=untracked(config["checkpoint"]["keep_parts"]),
-        restart=untracked(restart_token()),
+        restart=untracked(RUN if config["checkpoint"]["force_restart"] else ""),
     message:
         "Embedding shard {wildcards.scatteritem} of {wildcards.dataset}"
     script:

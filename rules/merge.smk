@@ -15,8 +15,8 @@ rule merge_shards:
         "../envs/spotesm.yaml"
     params:
         max_rejected=config["max_rejected"],
-        compression=compression(),
-        nucleotide=lambda wildcards: is_nucleotide(wildcards.dataset),
+        compression=compression_filter(config),
+        nucleotide=lambda wildcards: DATASETS[wildcards.dataset].is_nucleotide,
         config=untracked(config),
     message:
         "Merging the shards of {wildcards.dataset}"

@@ -4,15 +4,16 @@ localrules:
 
 rule plan_run:
     input:
-        [proteins(dataset) for dataset in config["datasets"]],
+        [proteins(dataset) for dataset in DATASETS],
     log:
         "results/logs/plan_run.log",
     conda:
         "../envs/spotesm.yaml"
     threads: embed_threads()
     params:
-        config=config,
-        datasets={dataset: proteins(dataset) for dataset in config["datasets"]},
+        request=REQUEST,
+        shards=SHARDS,
+        datasets={dataset: list(map(str, proteins(dataset))) for dataset in DATASETS},
     message:
         "Estimating what the run will cost"
     script:

@@ -7,7 +7,7 @@ rule report_dataset:
         embeddings="results/{dataset}/embeddings.h5",
         rejected="results/{dataset}/rejected.tsv",
         summary="results/{dataset}/summary.json",
-        labels=report_labels(),
+        labels=by_content(OWN_FILES["labels"]),
     output:
         report(
             "results/{dataset}/report.html",
@@ -22,6 +22,7 @@ rule report_dataset:
     conda:
         "../envs/spotesm.yaml"
     params:
+        labels_content=content(OWN_FILES["labels"]),
         checkpoints=untracked(lambda wildcards: checkpoint_root(wildcards.dataset)),
     message:
         "Reporting on {wildcards.dataset}"

@@ -11,6 +11,8 @@ rule split_fasta:
         "results/{dataset}/benchmarks/split_fasta.tsv"
     conda:
         "../envs/spotesm.yaml"
+    params:
+        content=lambda wildcards: content(FASTA[wildcards.dataset]),
     message:
         "Splitting {wildcards.dataset} into shards"
     script:

@@ -1,6 +1,6 @@
 rule translate_contigs:
     input:
-        lambda wildcards: fasta_files(wildcards.dataset),
+        lambda wildcards: by_content(FASTA[wildcards.dataset]),
     output:
         "results/{dataset}/orfs.fasta",
     log:
@@ -10,8 +10,9 @@ rule translate_contigs:
     conda:
         "../envs/spotesm.yaml"
     params:
-        genetic_code=lambda wildcards: config["datasets"][wildcards.dataset].get("genetic_code", 1),
-        min_orf=lambda wildcards: config["datasets"][wildcards.dataset].get("min_orf", 30),
+        content=lambda wildcards: content(FASTA[wildcards.dataset]),
+        genetic_code=lambda wildcards: DATASETS[wildcards.dataset].genetic_code,
+        min_orf=lambda wildcards: DATASETS[wildcards.dataset].min_orf,
     message:
         "Translating the contigs of {wildcards.dataset}"
     script:

@@ -4,7 +4,7 @@ localrules:
 
 rule fetch_weights:
     input:
-        custom_weights(),
+        by_content(OWN_FILES["weights"]),
     output:
         manifest=WEIGHTS,
     log:
@@ -14,6 +14,7 @@ rule fetch_weights:
     params:
         model=config["model"]["name"],
         source=config["model"]["weights"],
+        content=content(OWN_FILES["weights"]),
     message:
         "Getting the {params.source} weights of {params.model}"
     script:

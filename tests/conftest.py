@@ -12,7 +12,8 @@ import esm
 import numpy as np
 import pytest
 from sequences import embed_residues
-from spotesm.weights.files import ARCHITECTURES, load_model
+from spotesm.weights.architectures import ARCHITECTURES
+from spotesm.weights.files import load_model
 from spotesm.weights.sources import fetch_weights
 
 SMALL_MODEL = "esm2_t6_8M_UR50D"

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from spotesm.base.failures import InputError
 from spotesm.embed.checkpoints import Thresholds, open_checkpoints
 from spotesm.request.results import Results
+from spotesm.sequences.digests import digests_of
 from spotesm.sequences.fasta import RejectedSequence, normalise_sequence, read_fasta
+from spotesm.sequences.reasons import Reason
 
 SETTINGS = {"weights_sha256": "abc"}
 NEVER = Thresholds(sequences=1 << 40, seconds=1e9, bytes=1 << 60)
@@ -65,11 +67,11 @@ def test_valid_records_come_back_however_they_are_laid_out(
 
 def write_part(directory: Path) -> Path:
     """A valid part of three sequences."""
-    digests = [hashlib.blake2b(b"%d" % i, digest_size=16).digest() for i in range(3)]
     mean = np.arange(6, dtype=np.float32).reshape(3, 2)
     windows = np.ones(3, np.int32)
-    reasons = ["", "", "not_finite"]
-    results = Results(np.array(digests, dtype="S16"), reasons, windows, {"mean/6": mean})
+    reasons = [None, None, Reason("not_finite", "NaN")]
+    digests = digests_of(b"%d" % i for i in range(3))
+    results = Results(digests, reasons, windows, {"mean/6": mean})
     with open_checkpoints(directory, SETTINGS, NEVER) as checkpoints:
         checkpoints.add(results)
         checkpoints.flush()

@@ -5,7 +5,7 @@ from pathlib import Path
 from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
-from spotesm.sequences.long_sequences import LongSequences
+from spotesm.request.request import Request
 from spotesm.step import step
 
 with step(snakemake.log[0]):
@@ -15,12 +15,7 @@ with step(snakemake.log[0]):
             output=Path(snakemake.output[0]),
             weights=Path(snakemake.input.weights),
             checkpoints=Path(snakemake.params.checkpoints),
-            engine=snakemake.params.engine,
-            outputs=snakemake.params.outputs,
-            layers=snakemake.params.layers,
-            store_dtype=snakemake.params.store_dtype,
-            long_sequences=LongSequences(**snakemake.params.long_sequences),
-            precision=snakemake.params.precision,
+            request=Request.of_param(snakemake.params.request),
             # From resources, not params: a change of speed must not recompute finished shards.
             tokens_per_batch=snakemake.resources.tokens_per_batch,
             thresholds=Thresholds(**snakemake.params.thresholds),

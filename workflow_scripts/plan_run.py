@@ -2,26 +2,17 @@
 
 from pathlib import Path
 
-from spotesm.commands.plan import PlanJob, plan_run
-from spotesm.sequences.long_sequences import LongSequences
+from spotesm.commands.plan import plan_run
+from spotesm.request.request import Request
 from spotesm.step import step
 
 with step(snakemake.log[0]):
-    settings = snakemake.params.config
     plan = plan_run(
-        PlanJob(
-            datasets={
-                name: [Path(path) for path in paths]
-                for name, paths in snakemake.params.datasets.items()
-            },
-            shards=settings["shards"],
-            model=settings["model"]["name"],
-            engine=settings["model"]["engine"],
-            outputs=settings["outputs"],
-            layers=settings["layers"],
-            store_dtype=settings["store_dtype"],
-            long_sequences=LongSequences(**settings["long_sequences"]),
-            precision=settings["precision"],
-        )
+        datasets={
+            name: [Path(path) for path in paths]
+            for name, paths in snakemake.params.datasets.items()
+        },
+        shards=snakemake.params.shards,
+        request=Request.of_param(snakemake.params.request),
     )
     print(plan)

@@ -2,19 +2,18 @@
 
 from pathlib import Path
 
-from spotesm.report.page import ReportJob, write_report
+from spotesm.report.page import ReportJob, report_dataset
 from spotesm.step import step
 
 with step(snakemake.log[0]):
-    labels = snakemake.input.get("labels")
-    write_report(
+    report_dataset(
         ReportJob(
             dataset=snakemake.wildcards.dataset,
             embeddings=Path(snakemake.input.embeddings),
             rejected=Path(snakemake.input.rejected),
             summary=Path(snakemake.input.summary),
             checkpoints=Path(snakemake.params.checkpoints),
-            labels=Path(labels) if labels else None,
+            labels=next(map(Path, snakemake.input.labels), None),
             output=Path(snakemake.output[0]),
         )
     )

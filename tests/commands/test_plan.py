@@ -4,9 +4,10 @@ from pathlib import Path
 
 import pytest
 from sequences import write_fasta
+from shards import make_request
 from spotesm.commands import plan
-from spotesm.commands.plan import PlanJob, count_bytes, plan_run, take_census
-from spotesm.request.outputs import OUTPUTS, Outputs
+from spotesm.commands.plan import count_bytes, plan_run, take_census
+from spotesm.request.outputs import OUTPUTS
 from spotesm.sequences.long_sequences import LongSequences
 
 RECORDS = [("a", "MKV" * 30), ("b", "ACD"), ("c", "acd"), ("bad", "A*C"), ("d", "W" * 45)]
@@ -36,11 +37,15 @@ def test_the_census_counts_records_and_different_sequences(fasta: Path) -> None:
 def test_bytes_are_those_of_the_datasets(
     fasta: Path, policy: str, expected_residues: int, expected_maps: int
 ) -> None:
-    outputs = Outputs(OUTPUTS, (0, 6), "float16")
-    long = LongSequences(policy, 40, 10, "reject")
-    size = count_bytes(take_census([fasta]), outputs, long, dim=8)
-    rows = 2 * 4 * 8 * 2  # mean and bos, of four records, at two layers
-    residues = expected_residues * (8 * 2 + 33)
+    request = make_request(
+        outputs=tuple(OUTPUTS),
+        layers=(0, 6),
+        store_dtype="float16",
+        long_sequences=LongSequences(policy, 40, 10, "reject"),
+    )
+    size = count_bytes(take_census([fasta]), request)
+    rows = 2 * 4 * 320 * 2  # mean and bos, of four records, at two layers
+    residues = expected_residues * (320 * 2 + 33)
     assert size == 2 * (rows + residues + expected_maps)
 
 
@@ -56,7 +61,7 @@ def test_the_table_names_datasets_and_their_cost(
 ) -> None:
     monkeypatch.setattr(plan, "measure_speed", lambda *_: 1e9)
     monkeypatch.setattr(plan.psutil.Process, "create_time", lambda _: time.time() - 100)
-    text = plan_run(make_job(fasta, engine="packed", policy=policy))
+    text = make_plan(fasta, engine="packed", policy=policy)
     row = next(line.split() for line in text.splitlines() if line.startswith("mine"))
     assert row[:9] == expected
     assert row[9:] == ["5", "min"]
@@ -65,20 +70,15 @@ def test_the_table_names_datasets_and_their_cost(
 @pytest.mark.parametrize("engine", ["packed", "reference"])
 def test_the_speed_is_measured(fasta: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
     monkeypatch.setattr(plan, "PROBE_SECONDS", 0.05)
-    text = plan_run(make_job(fasta, engine=engine, policy="window"))
+    text = make_plan(fasta, engine=engine, policy="window")
     speed = int(re.search(r"about ([\d,]+) tokens/s", text)[1].replace(",", ""))
     assert 100 < speed < 1_000_000
 
 
-def make_job(fasta: Path, engine: str, policy: str) -> PlanJob:
-    return PlanJob(
-        datasets={"mine": [fasta]},
-        shards=3,
-        model="esm2_t6_8M_UR50D",
+def make_plan(fasta: Path, engine: str, policy: str) -> str:
+    request = make_request(
         engine=engine,
-        outputs=["mean"],
-        layers=[-1],
-        store_dtype="float32",
         long_sequences=LongSequences(policy, 60, 10, "reject"),
         precision="float32",
     )
+    return plan_run({"mine": [fasta]}, 3, request)

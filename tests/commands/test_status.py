@@ -12,9 +12,11 @@ import pytest
 from rich.console import Console
 from sequences import write_fasta
 from shards import make_job, run, running, wait_until
+from spotesm.__main__ import main
+from spotesm.base.text import duration
 from spotesm.commands import status
-from spotesm.commands.status import duration, read_run
 from spotesm.embed.progress import Snapshot
+from spotesm.runs.state import ShardStatus, read_run
 
 NOW = Snapshot(
     time=0.0,
@@ -72,7 +74,7 @@ def results(tmp_path: Path) -> Path:
 
 
 def test_each_state_is_told(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    status.main(["--results", str(results)])
+    main(["status", "--results", str(results)])
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         list(status.HEADER),
@@ -97,8 +99,8 @@ def test_a_terminal_gets_a_table(results: Path) -> None:
 
 
 def test_no_run_is_said_in_one_line(tmp_path: Path) -> None:
-    with pytest.raises(SystemExit, match="no run here"):
-        status.main(["--results", str(tmp_path)])
+    with pytest.raises(SystemExit, match="no shards of a run here"):
+        main(["status", "--results", str(tmp_path)])
 
 
 @pytest.mark.parametrize(
@@ -120,7 +122,7 @@ def test_a_real_job_that_is_killed_and_resumed(tmp_path: Path, weights_manifest:
     job = make_job(folder, fasta, weights_manifest)
     job = replace(job, checkpoints=tmp_path / "results/d/checkpoints/1-of-1")
 
-    def told() -> status.ShardStatus:
+    def told() -> ShardStatus:
         return read_run(tmp_path / "results")[0]
 
     assert told().state == "waiting"

@@ -1,4 +1,3 @@
-import hashlib
 import resource
 from pathlib import Path
 
@@ -10,21 +9,21 @@ from spotesm.base.classification import classify
 from spotesm.base.failures import OUT_OF_MEMORY, ShardBusyError
 from spotesm.embed.checkpoints import Thresholds, open_checkpoints
 from spotesm.request.results import Ragged, Results
+from spotesm.sequences.digests import digests_of
+from spotesm.sequences.reasons import Reason
 
 SETTINGS = {"weights_sha256": "abc", "layers": [6]}
 NEVER = Thresholds(sequences=1 << 40, seconds=1e9, bytes=1 << 60)
 
 
 def make_results(first: int, count: int, dim: int = 3) -> Results:
-    digests = [
-        hashlib.blake2b(b"%d" % i, digest_size=16).digest() for i in range(first, first + count)
-    ]
+    digests = digests_of(b"%d" % i for i in range(first, first + count))
     mean = np.arange(first * dim, (first + count) * dim, dtype=np.float32).reshape(count, dim)
     sizes = np.arange(first, first + count)
     residues = Ragged(np.arange(sizes.sum(), dtype=np.float16).reshape(-1, 1), sizes)
     return Results(
-        np.array(digests, dtype="S16"),
-        [""] * (count - 1) + ["not_finite: NaN"],
+        digests,
+        [None] * (count - 1) + [Reason("not_finite", "NaN")],
         np.arange(first, first + count, dtype=np.int32),
         {"mean/6": mean},
         {"residues/6": residues},

@@ -1,6 +1,5 @@
 """Each row of the failure contract, and faults of the host, on real processes."""
 
-import dataclasses
 import multiprocessing
 import os
 import random
@@ -16,6 +15,7 @@ import pytest
 from sequences import random_sequence, write_fasta
 from shards import (
     assert_same_datasets,
+    changed,
     journal_of,
     log_of,
     parts_of,
@@ -101,7 +101,7 @@ def test_a_sequence_that_is_not_finite_is_rejected(job: ShardJob, unbroken: Shar
 def test_what_half_precision_cannot_do_is_computed_in_float32(
     job: ShardJob, unbroken: ShardJob
 ) -> None:
-    job = dataclasses.replace(job, precision="bfloat16")
+    job = changed(job, precision="bfloat16")
     assert run(job, faults=f"not_finite_in_half={POISON}") == 0
     actual, exact = (read_datasets(j.output)["mean/6"] for j in (job, unbroken))
     assert np.isfinite(actual).all()
@@ -167,7 +167,7 @@ def test_a_full_disk_is_told_and_nothing_is_lost(
     job: ShardJob, unbroken: ShardJob, write: int | str
 ) -> None:
     if write == "last":
-        assert run(dataclasses.replace(job, keep_parts=True)) == 0
+        assert run(changed(job, keep_parts=True)) == 0
         write = 2 + len(parts_of(job)) + 1
         shutil.rmtree(job.checkpoints)
         job.output.unlink()
@@ -250,7 +250,7 @@ def test_parts_of_an_older_format_are_set_aside(job: ShardJob, unbroken: ShardJo
     bound = job.checkpoints / "fingerprint.json"
     write_json(bound, {**read_json(bound), "checkpoint_format": 0})
     old = parts_of(job)
-    job = dataclasses.replace(job, keep_parts=True)
+    job = changed(job, keep_parts=True)
     assert run(job) == 0
     assert all((job.checkpoints / "set-aside" / part.name).exists() for part in old)
     assert "settings changed (checkpoint_format)" in log_of(job).read_text()

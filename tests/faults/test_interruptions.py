@@ -1,6 +1,5 @@
 """Jobs that are killed, stopped, restarted, and must give what an unbroken one gives."""
 
-import dataclasses
 import random
 import shutil
 import signal
@@ -11,6 +10,7 @@ import pytest
 from sequences import random_sequence, write_fasta
 from shards import (
     assert_same_datasets,
+    changed,
     journal_of,
     log_of,
     make_job,
@@ -89,7 +89,7 @@ def test_stopped_jobs_write_a_part_and_compute_nothing_twice(
     job: ShardJob, unbroken: ShardJob, number: signal.Signals
 ) -> None:
     # Parts by sequences are out of reach: only the emergency writes them.
-    job = dataclasses.replace(job, thresholds=Thresholds(10_000, 3600, 1 << 30))
+    job = changed(job, thresholds=Thresholds(10_000, 3600, 1 << 30))
     for attempt in range(1, 4):
         with running(job) as process:
             assert wait_until(lambda a=attempt: count_starts(job) >= a, process)
@@ -119,7 +119,7 @@ def test_a_second_signal_changes_nothing(job: ShardJob, unbroken: ShardJob) -> N
 def test_another_token_budget_keeps_what_is_done(job: ShardJob, unbroken: ShardJob) -> None:
     assert interrupt_after_parts(job, 3, signal.SIGTERM) == 143
     done = sum(e.get("computed", 0) for e in journal_of(job))
-    assert run(dataclasses.replace(job, tokens_per_batch=700)) == 0
+    assert run(changed(job, tokens_per_batch=700)) == 0
     assert counts_of(job) == (done, N_SEQUENCES - done, 2)
     assert_same_datasets(job.output, unbroken.output, tolerance=1e-6)
 
@@ -145,7 +145,7 @@ def test_a_damaged_part_is_set_aside_and_recomputed(
     assert interrupt_after_parts(job, 3, signal.SIGTERM) == 143
     part = parts_of(job)[1]
     damage(part)
-    job = dataclasses.replace(job, keep_parts=True)
+    job = changed(job, keep_parts=True)
     assert run(job) == 0
     assert (job.checkpoints / "set-aside" / part.name).exists()
     assert part not in parts_of(job)
@@ -153,7 +153,7 @@ def test_a_damaged_part_is_set_aside_and_recomputed(
 
 
 def test_a_part_of_other_settings_is_set_aside(job: ShardJob, unbroken: ShardJob) -> None:
-    other = dataclasses.replace(
+    other = changed(
         job,
         checkpoints=job.checkpoints.with_name("other"),
         long_sequences=LongSequences("window", 100, 30, "reject"),
@@ -166,14 +166,14 @@ def test_a_part_of_other_settings_is_set_aside(job: ShardJob, unbroken: ShardJob
         foreign.read_bytes()
     )
     job.output.unlink()
-    job = dataclasses.replace(job, keep_parts=True)
+    job = changed(job, keep_parts=True)
     assert run(job) == 0
     assert [p.name[:10] for p in (job.checkpoints / "set-aside").iterdir()] == ["part-90000"]
     assert_same_datasets(job.output, unbroken.output)
 
 
 def test_other_settings_start_anew_and_mix_nothing(job: ShardJob, unbroken: ShardJob) -> None:
-    other = dataclasses.replace(job, long_sequences=LongSequences("window", 100, 30, "reject"))
+    other = changed(job, long_sequences=LongSequences("window", 100, 30, "reject"))
     assert interrupt_after_parts(other, 3, signal.SIGTERM) == 143
     assert run(job) == 0
     assert counts_of(job)[:2] == (0, N_SEQUENCES)
@@ -181,7 +181,7 @@ def test_other_settings_start_anew_and_mix_nothing(job: ShardJob, unbroken: Shar
 
 
 def test_without_checkpoints_the_file_is_the_same(job: ShardJob, unbroken: ShardJob) -> None:
-    job = dataclasses.replace(job, checkpointing=False)
+    job = changed(job, checkpointing=False)
     with running(job) as process:
         wait_until(job.checkpoints.exists, process)
         assert parts_of(job) == []
@@ -193,7 +193,7 @@ def test_without_checkpoints_the_file_is_the_same(job: ShardJob, unbroken: Shard
 
 def test_a_forced_restart_ignores_parts_once(job: ShardJob, unbroken: ShardJob) -> None:
     assert interrupt_after_parts(job, 3, signal.SIGTERM) == 143
-    forced = dataclasses.replace(job, restart="this-run")
+    forced = changed(job, restart="this-run")
     with running(forced) as process:
         assert wait_until(lambda: count_starts(job) == 2 and len(parts_of(job)) >= 2, process)
         assert stop(process, signal.SIGTERM) == 143
@@ -209,7 +209,7 @@ def test_parts_are_removed_or_kept(job: ShardJob) -> None:
     left = sorted(path.name.split(".")[0] for path in job.checkpoints.iterdir())
     assert left == ["fingerprint", "finished", "journal", "lock", "progress", "speed"]
     job.output.unlink()
-    assert run(dataclasses.replace(job, restart="again", keep_parts=True)) == 0
+    assert run(changed(job, restart="again", keep_parts=True)) == 0
     assert len(parts_of(job)) > 10
 
 

@@ -29,14 +29,15 @@ def write_shard(path: Path, ordinals: list[int], overlap: int = 256) -> None:
         file["mean/6"] = ordinals[:, None] + np.arange(DIM, dtype=np.float32) / 8
         text = h5py.string_dtype("utf-8")
         file.create_dataset("sequence_ids", data=[f"id{o}" for o in ordinals], dtype=text)
-        reasons = ["not_finite: NaN" if o == REJECTED_BY_EMBED else "" for o in ordinals]
+        reasons = ["not_finite" if o == REJECTED_BY_EMBED else "" for o in ordinals]
         file.create_dataset("reasons", data=reasons, dtype=text)
+        file.create_dataset("details", data=[r and "NaN" for r in reasons], dtype=text)
         if REJECTED_BY_EMBED in ordinals:
             file["mean/6"][list(ordinals).index(REJECTED_BY_EMBED)] = np.nan
         settings = {"long_sequences": {"overlap": overlap}}
         file.attrs.update(
             {
-                **dict.fromkeys(("model", "weights", "weights_sha256", "precision"), "x"),
+                **dict.fromkeys(("model", "engine", "weights", "weights_sha256", "precision"), "x"),
                 **{"layers": [6], "outputs": ["mean"], "long_sequences": "{}"},
                 **{"store_dtype": "float32", "embedding_dim": DIM},
                 **{"row_keys": ["mean/6"], "ragged_keys": []},

@@ -13,8 +13,8 @@ import pytest
 import torch
 from sequences import random_sequence, write_fasta
 from shards import make_job
+from spotesm.__main__ import main
 from spotesm.base.failures import InputError
-from spotesm.commands import export, verify
 from spotesm.embed.worker import embed_shard
 from spotesm.hdf5.merge import MergeJob, merge_shards
 from spotesm.hdf5.reader import Embeddings
@@ -46,8 +46,8 @@ def made(tmp_path_factory: pytest.TempPathFactory, weights_manifest: Path) -> Ma
         folder,
         fasta,
         weights_manifest,
-        outputs=["mean", "bos", "residues", "logits", "contacts"],
-        layers=[-1, 2],
+        outputs=("mean", "bos", "residues", "logits", "contacts"),
+        layers=(-1, 2),
         long_sequences=LONG,
     )
     embed_shard(job)
@@ -111,7 +111,7 @@ def test_what_depends_on_length(made: Made, whole: dict[str, np.ndarray]) -> Non
             assert embeddings.logits(row).shape == (len(sequence), 33)
             side = min(len(sequence), LONG.window)
             assert embeddings.contacts(row).shape == (whole["windows"][row], side, side)
-        with pytest.raises(InputError, match=r"layers \['2', '6'\]; name one"):
+        with pytest.raises(InputError, match=r"has residues/2, residues/6; name a layer"):
             embeddings.residues(0)
 
 
@@ -151,7 +151,7 @@ def unique(made: Made, tmp_path: Path) -> Path:
 
 
 def test_one_dataset_a_protein(unique: Path, tmp_path: Path, whole: dict[str, np.ndarray]) -> None:
-    export.main(["h5", str(unique), str(tmp_path / "per-protein.h5")])
+    main(["export", "h5", str(unique), str(tmp_path / "per-protein.h5")])
     with h5py.File(tmp_path / "per-protein.h5") as file, Embeddings(unique) as embeddings:
         assert len(file) == 40
         found = {item.attrs["original_id"]: item[:] for item in file.values()}
@@ -162,14 +162,14 @@ def test_one_dataset_a_protein(unique: Path, tmp_path: Path, whole: dict[str, np
 
 
 def test_npz(made: Made, tmp_path: Path, whole: dict[str, np.ndarray]) -> None:
-    export.main(["npz", str(made.path), str(tmp_path / "x.npz"), "--key", "bos/2"])
+    main(["export", "npz", str(made.path), str(tmp_path / "x.npz"), "--key", "bos/2"])
     with np.load(tmp_path / "x.npz") as arrays:
         assert arrays["ids"].tolist() == [name for name, _ in made.records]
         np.testing.assert_array_equal(arrays["embeddings"], whole["bos/2"])
 
 
 def test_parquet(made: Made, tmp_path: Path, whole: dict[str, np.ndarray]) -> None:
-    export.main(["parquet", str(made.path), str(tmp_path / "x.parquet")])
+    main(["export", "parquet", str(made.path), str(tmp_path / "x.parquet")])
     table = pq.read_table(tmp_path / "x.parquet")
     assert table["id"].to_pylist() == [name for name, _ in made.records]
     assert table["length"].to_pylist() == [len(sequence) for _, sequence in made.records]
@@ -179,7 +179,7 @@ def test_parquet(made: Made, tmp_path: Path, whole: dict[str, np.ndarray]) -> No
 
 def test_a_file_a_protein(unique: Path, tmp_path: Path, whole: dict[str, np.ndarray]) -> None:
     folder = tmp_path / "pt"
-    export.main(["pt", str(unique), str(folder)])
+    main(["export", "pt", str(unique), str(folder)])
     found = {}
     for path in folder.iterdir():
         assert path.is_file()
@@ -198,7 +198,7 @@ def test_a_file_a_protein(unique: Path, tmp_path: Path, whole: dict[str, np.ndar
 
 def test_a_format_with_one_place_for_each_id_says_which_repeats(made: Made, tmp_path: Path) -> None:
     with pytest.raises(SystemExit, match="several records have the id 'twice'"):
-        export.main(["h5", str(made.path), str(tmp_path / "x.h5")])
+        main(["export", "h5", str(made.path), str(tmp_path / "x.h5")])
     assert not (tmp_path / "x.h5").exists()
 
 
@@ -208,7 +208,7 @@ def test_a_format_with_one_place_for_each_id_says_which_repeats(made: Made, tmp_
 def run_verify(made: Made, path: Path) -> None:
     options = ["--weights", str(made.weights), "--rows", "40"]
     options += ["--rejected", str(made.path.with_name("rejected.tsv"))]
-    verify.main([str(path), str(made.fasta), *options])
+    main(["verify", str(path), str(made.fasta), *options])
 
 
 def test_a_right_file_is_verified(made: Made, capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,4 +245,12 @@ def test_rejected_records_must_be_listed(made: Made, tmp_path: Path) -> None:
         header = next(csv.reader(tsv, delimiter="\t"))
     (tmp_path / "rejected.tsv").write_text("\t".join(header) + "\n")
     with pytest.raises(SystemExit, match="record 20 is missing"):
-        verify.main([str(made.path), str(made.fasta), "--rejected", str(tmp_path / "rejected.tsv")])
+        main(
+            [
+                "verify",
+                str(made.path),
+                str(made.fasta),
+                "--rejected",
+                str(tmp_path / "rejected.tsv"),
+            ]
+        )

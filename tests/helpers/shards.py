@@ -16,6 +16,7 @@ import numpy as np
 from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
+from spotesm.request.request import Request
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.sharding import split_fasta
 from spotesm.step import FAULTS, step
@@ -39,16 +40,32 @@ def make_job(folder: Path, fasta: Path, weights_manifest: Path, **changes: objec
         output=folder / "1-of-1.h5",
         weights=weights_manifest,
         checkpoints=folder / "checkpoints" / "1-of-1",
-        engine="packed",
-        outputs=["mean"],
-        layers=[-1],
-        store_dtype="float32",
-        long_sequences=LongSequences("window", 100, 20, "reject"),
-        precision="auto",
+        request=make_request(),
         tokens_per_batch=256,
         thresholds=OFTEN,
     )
-    return dataclasses.replace(job, **changes)
+    return changed(job, **changes)
+
+
+def make_request(**changes: object) -> Request:
+    """What most tests ask for."""
+    request = Request(
+        model="esm2_t6_8M_UR50D",
+        engine="packed",
+        outputs=("mean",),
+        layers=(-1,),
+        store_dtype="float32",
+        precision="auto",
+        long_sequences=LongSequences("window", 100, 20, "reject"),
+    )
+    return dataclasses.replace(request, **changes)
+
+
+def changed(job: ShardJob, **changes: object) -> ShardJob:
+    """The job with other values in its own fields, or in those of its request."""
+    names = {field.name for field in dataclasses.fields(Request)}
+    asked = {name: changes.pop(name) for name in names & changes.keys()}
+    return dataclasses.replace(job, request=dataclasses.replace(job.request, **asked), **changes)
 
 
 def _work(job: ShardJob, log: str, faults: str, file_size: int) -> None:

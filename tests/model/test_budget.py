@@ -4,7 +4,7 @@ import pytest
 import torch
 from sequences import MEAN
 from spotesm.model.budget import choose_token_budget
-from spotesm.weights.files import ARCHITECTURES
+from spotesm.weights.architectures import ARCHITECTURES
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from sequences import MEAN, WINDOWED, embed_residues, random_sequence
-from spotesm.model.encoder import Encoder
+from spotesm.model.encoder import Batch, Encoder
 from spotesm.model.packed import Activations, PackedESM2
 from spotesm.request.outputs import Outputs
 from spotesm.sequences.long_sequences import LongSequences
@@ -29,7 +29,7 @@ def embed(
 ) -> tuple[np.ndarray, list[str]]:
     """Embed one batch."""
     encoder = Encoder(load(model), dtype, MEAN, long_sequences)
-    (results,) = encoder.embed_each([[s.encode() for s in sequences]], token_budget)
+    (results,) = encoder.embed_each([Batch.of([s.encode() for s in sequences])], token_budget)
     return results.rows["mean/6"], results.reasons
 
 
@@ -40,7 +40,7 @@ def test_means_are_over_residues_only(
     sequences = [random_sequence(rng, n) for n in (300, 120, 120, 7, 1)]
     means, reasons = embed(fair_esm, sequences)
     assert means.dtype == np.float32
-    assert reasons == [""] * 5
+    assert reasons == [None] * 5
     for sequence, mean in zip(sequences, means, strict=True):
         np.testing.assert_allclose(mean, reference_residues(sequence).mean(0), rtol=0, atol=1e-5)
 
@@ -71,7 +71,7 @@ def test_what_is_not_finite_is_rejected(fair_esm: esm.model.esm2.ESM2) -> None:
         model.embed_tokens.weight[model.alphabet.get_idx("W")] = torch.nan
     means, reasons = embed(model, ["ACDEF", "ACWEF", "MK"])
     assert [bool(reason) for reason in reasons] == [False, True, False]
-    assert reasons[1].startswith("not_finite: ")
+    assert reasons[1].keyword == "not_finite"
     assert np.isfinite(means).all()
 
 
@@ -84,7 +84,7 @@ def test_what_overflows_in_half_precision_is_computed_in_float32(
         model.layers[2].fc2.weight *= 1e3
     sequences = ["ACDEF", "ACWEF", "MK"]
     means, reasons = embed(model, sequences, torch.float16)
-    assert reasons == [""] * 3
+    assert reasons == [None] * 3
     expected = np.stack([embed_residues(model, sequence).mean(0) for sequence in sequences])
     np.testing.assert_allclose(means, expected, rtol=0, atol=1e-5)
 
@@ -131,12 +131,12 @@ def test_running_out_of_memory_halves_the_batch(fair_esm: esm.model.esm2.ESM2) -
     encoder = Encoder(
         lambda _: model, torch.float32, MEAN, WINDOWED, on_smaller_budget=remembered.append
     )
-    (results,) = encoder.embed_each([[s.encode() for s in sequences]], 400)
+    (results,) = encoder.embed_each([Batch.of([s.encode() for s in sequences])], 400)
     means, reasons = results.rows["mean/6"], results.reasons
     assert model.tried == [340, 160, 100, 60, 50, 50, 80, 40, 40]
     assert remembered == [170, 80, 40]
-    assert reasons[0].startswith("out_of_memory: ")
-    assert reasons[1:] == [""] * 6
+    assert reasons[0].keyword == "out_of_memory"
+    assert reasons[1:] == [None] * 6
     expected, _ = embed(fair_esm, sequences)
     np.testing.assert_allclose(means[1:], expected[1:], rtol=0, atol=1e-5)
 
@@ -152,8 +152,8 @@ def test_a_stop_ends_a_batch_between_two_layers(fair_esm: esm.model.esm2.ESM2) -
             raise error
 
     encoder = Encoder(load(fair_esm), torch.float32, MEAN, WINDOWED, check_stop=check)
-    results = encoder.embed_each([[b"MKV"], [b"ACDEF"]], 400)
-    assert next(results).reasons == [""]
+    results = encoder.embed_each([Batch.of([b"MKV"]), Batch.of([b"ACDEF"])], 400)
+    assert next(results).reasons == [None]
     with pytest.raises(Asked):
         next(results)
 
@@ -165,8 +165,8 @@ def test_what_does_not_fit_is_cut_into_smaller_windows_if_asked(
     model = Crowded(load(fair_esm)(torch.float32), room=60)
     long_sequences = LongSequences("window", 1022, 20, "smaller_windows")
     encoder = Encoder(lambda _: model, torch.float32, MEAN, long_sequences)
-    (results,) = encoder.embed_each([[b"MKV", sequence.encode()]], 400)
-    assert results.reasons == ["", ""]
+    (results,) = encoder.embed_each([Batch.of([b"MKV", sequence.encode()])], 400)
+    assert results.reasons == [None, None]
     assert results.windows.tolist() == [1, 3]
     halved = LongSequences("window", 49, 10, "reject")
     expected, _ = embed(fair_esm, [sequence], long_sequences=halved)

@@ -11,7 +11,7 @@ import torch
 from sequences import MEAN, WINDOWED, random_sequence
 from spotesm.model.attention import PaddedAttention, VarlenAttention
 from spotesm.model.budget import choose_token_budget
-from spotesm.model.encoder import Encoder
+from spotesm.model.encoder import Batch, Encoder
 from spotesm.model.packed import PackedESM2
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
@@ -44,8 +44,8 @@ def little_memory() -> Iterator[None]:
 
 def embed(encoder: Encoder, batches: list[list[str]], token_budget: int) -> np.ndarray:
     encoded = [[sequence.encode() for sequence in batch] for batch in batches]
-    results = list(encoder.embed_each(encoded, token_budget))
-    assert all(reason == "" for batch in results for reason in batch.reasons)
+    results = list(encoder.embed_each(map(Batch.of, encoded), token_budget))
+    assert all(reason is None for batch in results for reason in batch.reasons)
     return np.concatenate([batch.rows["mean/6"] for batch in results])
 
 

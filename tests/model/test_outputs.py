@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 import torch
 from sequences import WINDOWED, random_sequence
-from spotesm.model.encoder import Encoder
+from shards import make_request
+from spotesm.model.encoder import Batch, Encoder
 from spotesm.model.packed import PackedESM2
 from spotesm.model.reference import ReferenceEngine
 from spotesm.request.outputs import Outputs
 from spotesm.request.results import Results
 from spotesm.sequences.long_sequences import LongSequences
-from spotesm.weights.files import Architecture, load_model, make_untrained
+from spotesm.weights.architectures import Architecture
+from spotesm.weights.files import load_model, make_untrained
 
 CPU = torch.device("cpu")
 LAYERS = tuple(range(7))
@@ -49,7 +51,7 @@ def fair_esms(model: esm.model.esm2.ESM2, sequence: str) -> dict[str, np.ndarray
 
 
 def embed(encoder: Encoder, sequences: list[str], token_budget: int = 4096) -> Results:
-    (results,) = encoder.embed_each([[s.encode() for s in sequences]], token_budget)
+    (results,) = encoder.embed_each([Batch.of([s.encode() for s in sequences])], token_budget)
     return results
 
 
@@ -79,7 +81,7 @@ def test_each_output_equals_fair_esms(
     longest = 1022 if isinstance(encoder.model, PackedESM2) else 200  # theirs is theirs
     sequences = [random_sequence(rng, n) for n in (longest, 57, 57, 8, 2, 1)]
     results = embed(encoder, sequences)
-    assert results.reasons == [""] * len(sequences)
+    assert results.reasons == [None] * len(sequences)
     assert results.windows.tolist() == [1] * len(sequences)
     for index, sequence in enumerate(sequences):
         assert_close(of_sequence(results, index), fair_esms(fair_esm, sequence))
@@ -154,12 +156,16 @@ def test_what_float16_cannot_hold_is_rejected(fair_esm: esm.model.esm2.ESM2) -> 
     outputs = Outputs(("residues",), (0, 6), "float16")
     encoder = Encoder(lambda dtype: PackedESM2(model, CPU, dtype), torch.float32, outputs, WINDOWED)
     results = embed(encoder, ["ACDEF", "ACWEF", "MK"])
-    assert [reason.partition(":")[0] for reason in results.reasons] == ["", "not_finite", ""]
+    assert [reason and reason.keyword for reason in results.reasons] == [None, "not_finite", None]
     assert results.ragged["residues/0"].sizes.tolist() == [5, 0, 2]
 
 
 def test_layers_are_counted_as_fair_esm_does() -> None:
-    outputs = Outputs.of_model(["residues", "bos", "mean"], [0, -1, 3, -4], "float32", 6)
+    outputs = (
+        make_request(outputs=("residues", "bos", "mean"), layers=(0, -1, 3, -4))
+        .resolve("float32")
+        .select()
+    )
     assert outputs.layers == (0, 6, 3)
     assert outputs.row_keys == ["bos/0", "bos/6", "bos/3", "mean/0", "mean/6", "mean/3"]
     assert outputs.ragged_keys == ["residues/0", "residues/6", "residues/3"]

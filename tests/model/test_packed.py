@@ -10,7 +10,7 @@ from sequences import embed_residues, random_sequence
 from spotesm.model.packed import PackedESM2
 from spotesm.request.outputs import Outputs
 from spotesm.sequences.alphabet import tokenise
-from spotesm.weights.files import ARCHITECTURES
+from spotesm.weights.architectures import ARCHITECTURES
 
 CPU = torch.device("cpu")
 

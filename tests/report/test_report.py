@@ -13,7 +13,7 @@ from spotesm.base.failures import InputError
 from spotesm.hdf5.reader import Embeddings
 from spotesm.report import landscape
 from spotesm.report.landscape import find_neighbours, project
-from spotesm.report.page import ReportJob, write_report
+from spotesm.report.page import ReportJob, report_dataset
 from spotesm.runs.history import read_history
 
 CHROMIUM = shutil.which("chromium")
@@ -128,7 +128,7 @@ def test_neighbours_are_the_nearest_by_cosine() -> None:
 
 def test_a_million_records_are_sampled(job: ReportJob, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(landscape, "MOST_POINTS", 20)
-    write_report(job)
+    report_dataset(job)
     page = job.output.read_text()
     assert "20 of 60 proteins, evenly chosen." in page
     assert len(page) < 10e6
@@ -142,7 +142,7 @@ def test_labels_that_cannot_be_read_are_named(job: ReportJob, tmp_path: Path) ->
     (tmp_path / "labels.tsv").write_text("id\nprotein1\n")
     job = ReportJob(**{**vars(job), "labels": tmp_path / "labels.tsv"})
     with pytest.raises(InputError, match=r"labels\.tsv: not a TSV of id and label"):
-        write_report(job)
+        report_dataset(job)
 
 
 # -- in a browser ----------------------------------------------------------------------------------
@@ -162,7 +162,7 @@ def browser() -> Iterator[Browser]:
 @pytest.fixture(params=[(1200, "light"), (390, "dark")], ids=["desktop", "phone"])
 def page(request: pytest.FixtureRequest, browser: Browser, job: ReportJob) -> Iterator[Page]:
     """The report, opened offline; nothing may be wrong on its console."""
-    write_report(job)
+    report_dataset(job)
     width, scheme = request.param
     context = browser.new_context(
         viewport={"width": width, "height": 900}, color_scheme=scheme, offline=True

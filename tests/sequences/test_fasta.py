@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 from spotesm.base.failures import InputError
 from spotesm.sequences.fasta import RejectedSequence, normalise_sequence, read_fasta
+from spotesm.sequences.reasons import Reason
 
 
 def compress(content: bytes) -> bytes:
@@ -101,4 +102,4 @@ def test_normalises(raw: str, sequence: bytes, replaced: int) -> None:
 def test_rejects(raw: str, reason: str, detail: str) -> None:
     with pytest.raises(RejectedSequence) as caught:
         normalise_sequence(raw)
-    assert (caught.value.reason, caught.value.detail) == (reason, detail)
+    assert caught.value.reason == Reason(reason, detail)

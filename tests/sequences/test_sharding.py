@@ -107,7 +107,7 @@ def test_the_index_of_a_shard(tmp_path: Path, records: list[tuple[str, str]]) ->
 def test_finding_digests(tmp_path: Path, records: list[tuple[str, str]]) -> None:
     split([write_fasta(tmp_path / "in", records)], tmp_path)
     shard = Shard.index(tmp_path / "0.fasta")
-    foreign = np.frombuffer(b"\0" * 16 + b"\xff" * 16, dtype="S16")
+    foreign = np.frombuffer(b"\0" * 16 + b"\xff" * 16, dtype="V16")
     found = shard.find(np.concatenate([shard.digests[::-1], foreign]))
     assert found.tolist() == [*range(len(shard.digests) - 1, -1, -1), -1, -1]
 
@@ -116,4 +116,4 @@ def test_an_empty_shard(tmp_path: Path) -> None:
     (tmp_path / "empty").touch()
     shard = Shard.index(tmp_path / "empty")
     assert len(shard.ordinals) == len(shard.digests) == 0
-    assert shard.find(np.frombuffer(b"x" * 16, dtype="S16")).tolist() == [-1]
+    assert shard.find(np.frombuffer(b"x" * 16, dtype="V16")).tolist() == [-1]

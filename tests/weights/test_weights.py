@@ -11,13 +11,8 @@ from spotesm.base.failures import WeightsError
 from spotesm.model.reference import ReferenceEngine
 from spotesm.request.outputs import Outputs
 from spotesm.weights import sources
-from spotesm.weights.files import (
-    ARCHITECTURES,
-    Architecture,
-    load_model,
-    make_untrained,
-    regression_path,
-)
+from spotesm.weights.architectures import ARCHITECTURES, Architecture
+from spotesm.weights.files import load_model, make_untrained, regression_path
 from spotesm.weights.sources import Weights, fetch_weights, load_verified, sha256_of
 
 TINY = Architecture(layers=2, embedding_dim=16, attention_heads=2)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from spotesm.base.failures import UserError, explain_host_fault
-from spotesm.embed.progress import configure_logging
+from spotesm.base.logs import configure_logging
 from spotesm.machine.preemption import Preempted
 
 log = logging.getLogger(__name__)

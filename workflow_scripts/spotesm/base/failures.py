@@ -29,6 +29,10 @@ class UserError(Exception):
     """
 
 
+class ConfigError(UserError):
+    """The config is wrong; names the key."""
+
+
 class InputError(UserError):
     """An input file cannot be read as FASTA; names the file and, where known, the line."""
 

@@ -1,24 +1,16 @@
 """Write an `embeddings.h5` in the formats that other tools of the field read.
 
-    python -m spotesm.commands.export npz results/demo/embeddings.h5 demo.npz
-
-    h5        one dataset a protein, named by its id, as UniProt offers embeddings for download
-    npz       numpy: `ids` and `embeddings`
-    parquet   a table of id, length and embedding, for Arrow, pandas, polars and DuckDB
-    pt        a folder of one file a protein, as fair-esm's extract.py leaves it
-
 Nothing is held in memory but a few rows at a time.
 """
 
-import argparse
 import hashlib
-import sys
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import quote
 
+import click
 import h5py
 import numpy as np
 import torch
@@ -26,31 +18,11 @@ import torch
 from spotesm.base.durable import replacing
 from spotesm.base.failures import InputError, UserError
 from spotesm.hdf5.reader import Embeddings
+from spotesm.request.outputs import CONTACTS, Key
 
 ROWS_AT_ONCE = 4096
 LONGEST_FILE_NAME = 200
 SAFE_IN_NAMES = "|:=,+@ "
-
-
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command; exits with 1 and one line if it cannot."""
-    parser = argparse.ArgumentParser(
-        prog="spotesm.commands.export",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("format", choices=EXPORTS)
-    parser.add_argument("file", type=Path, help="embeddings.h5")
-    parser.add_argument("output", type=Path, help="where to; replaced if it exists")
-    parser.add_argument("--key", help="which output, such as bos/33; the first one if left out")
-    chosen = parser.parse_args(arguments)
-    try:
-        with Embeddings(chosen.file, key=chosen.key) as embeddings:
-            if embeddings.key is None and chosen.format != "pt":
-                raise InputError(f"{chosen.file}: has no output with one row a record; use pt")
-            EXPORTS[chosen.format](embeddings, chosen.output)
-    except UserError as error:
-        sys.exit(str(error))
 
 
 def read_blocks(embeddings: Embeddings) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
@@ -136,21 +108,14 @@ def export_pt(embeddings: Embeddings, output: Path) -> None:
 
 def add_output(content: dict, embeddings: Embeddings, key: str, row: int) -> None:
     """Add one output of one record under fair-esm's name for it."""
-    group, _, name = key.partition("/")
-    match group:
-        case "mean":
-            values = content.setdefault("mean_representations", {})
-            values[int(name)] = torch.from_numpy(embeddings.file[key][row])
-        case "bos":
-            values = content.setdefault("bos_representations", {})
-            values[int(name)] = torch.from_numpy(embeddings.file[key][row])
-        case "residues":
-            values = content.setdefault("representations", {})
-            values[int(name)] = torch.from_numpy(embeddings.residues(row, int(name)))
-        case "contacts":
-            content["contacts"] = torch.from_numpy(embeddings.contacts(row)).squeeze(0)
-        case "logits":
-            content["logits"] = torch.from_numpy(embeddings.logits(row))
+    output, layer = (parsed := Key.parse(key)).output, parsed.layer
+    values = torch.from_numpy(embeddings.value(key, row))
+    if output.name == CONTACTS:
+        values = values.squeeze(0)  # fair-esm has one map a protein
+    if output.per_layer:
+        content.setdefault(output.fair_esm, {})[layer] = values
+    else:
+        content[output.fair_esm] = values
 
 
 def safe_name(identifier: str) -> str:
@@ -183,5 +148,21 @@ EXPORTS: dict[str, Callable[[Embeddings, Path], None]] = {
 }
 
 
-if __name__ == "__main__":
-    main()
+@click.command()
+@click.argument("format", type=click.Choice(list(EXPORTS)))
+@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("output", type=click.Path(path_type=Path))
+@click.option("--key", help="Which output, such as bos/33; the first one if left out.")
+def export(format: str, file: Path, output: Path, key: str | None) -> None:
+    """Write an embeddings.h5 in a format that other tools read.
+
+    \b
+    h5        one dataset a protein, named by its id, as UniProt offers embeddings for download
+    npz       numpy: `ids` and `embeddings`
+    parquet   a table of id, length and embedding, for Arrow, pandas, polars and DuckDB
+    pt        a folder of one file a protein, as fair-esm's extract.py leaves it
+    """
+    with Embeddings(file, key=key) as embeddings:
+        if embeddings.key is None and format != "pt":
+            raise InputError(f"{file}: has no output with one row a record; use pt")
+        EXPORTS[format](embeddings, output)

@@ -1,6 +1,5 @@
 """What a run will cost before it starts: records, shards, bytes, and time by a measured probe."""
 
-import hashlib
 import io
 import time
 from collections.abc import Sequence
@@ -15,18 +14,30 @@ from rich import filesize
 from rich.console import Console
 from rich.table import Table
 
-from spotesm.commands.status import duration
-from spotesm.embed.task import ENGINES
+from spotesm.base.text import duration
 from spotesm.machine.devices import resolve_precision
-from spotesm.model.budget import choose_token_budget
-from spotesm.request.outputs import BOS, CONTACTS, LOGITS, MEAN, RESIDUES, Outputs
+from spotesm.model.budget import choose_token_budget, probe_batch
+from spotesm.model.engines import ENGINES
+from spotesm.request.outputs import CONTACTS, MEAN, Outputs, output_of
+from spotesm.request.request import Request
+from spotesm.sequences.digests import digest_sequence
 from spotesm.sequences.fasta import RejectedSequence, normalise_sequence, read_fasta
-from spotesm.sequences.long_sequences import SPECIAL_TOKENS, LongSequences
-from spotesm.weights.files import ARCHITECTURES, Architecture
+from spotesm.sequences.long_sequences import SPECIAL_TOKENS
 
 PROBE_LAYERS = 2
 PROBE_SECONDS = 3.0
-LOGITS_OF_A_RESIDUE = 33
+PROBE_RESIDUES = 400  # about the mean length of proteins
+COLUMNS = (
+    "dataset",
+    "records",
+    "rejected",
+    "different",
+    "residues",
+    "longest",
+    "shards",
+    "file",
+    "time",
+)
 
 
 @dataclass(frozen=True)
@@ -64,7 +75,7 @@ def take_census(paths: Sequence[Path]) -> Census:
             except RejectedSequence:
                 rejected += 1
                 continue
-            digest = hashlib.blake2b(sequence, digest_size=8).digest()
+            digest = digest_sequence(sequence)[:8]
             place = seen.setdefault(digest, len(lengths))
             if place == len(lengths):
                 lengths.append(len(sequence))
@@ -73,35 +84,32 @@ def take_census(paths: Sequence[Path]) -> Census:
     return Census(records, rejected, np.array(lengths, np.int64), np.array(counts, np.int64))
 
 
-def count_bytes(census: Census, outputs: Outputs, long: LongSequences, dim: int) -> int:
+def count_bytes(census: Census, request: Request) -> int:
     """Return the bytes of the values in the merged file, before compression."""
-    seen = census.lengths if long.policy != "truncate" else np.minimum(census.lengths, long.window)
-    residues = int((seen * census.records_of).sum())
-    records = int(census.records_of.sum())
-    sides = seen if long.policy == "whole" else np.minimum(seen, long.window)
-    windows = long.count_tokens(census.lengths) // (sides + SPECIAL_TOKENS)
-    contacts = int((windows * sides**2 * census.records_of).sum())
-    values = {
-        MEAN: records * dim * len(outputs.layers),
-        BOS: records * dim * len(outputs.layers),
-        RESIDUES: residues * dim * len(outputs.layers),
-        LOGITS: residues * LOGITS_OF_A_RESIDUE,
-        CONTACTS: contacts,
-    }
-    return sum(values[name] for name in outputs.names) * outputs.dtype.itemsize
+    outputs, dim = request.select(), request.architecture.embedding_dim
+    seen = request.long_sequences.count_seen(census.lengths)
+    sides = request.long_sequences.longest_window(census.lengths)
+    windows = request.long_sequences.count_windows(census.lengths)
+    numbers = 0
+    for key in outputs.keys:
+        output = output_of(key)
+        # What windows share is averaged, but for contacts, which stay one map a window.
+        rows = windows * output.rows(sides) if output.name == CONTACTS else output.rows(seen)
+        numbers += int((rows * census.records_of).sum()) * (output.width or dim)
+    return numbers * outputs.dtype.itemsize
 
 
 @torch.inference_mode()
-def measure_speed(
-    architecture: Architecture, engine: str, window: int, device: torch.device, dtype: torch.dtype
-) -> float:
+def measure_speed(request: Request, device: torch.device) -> float:
     """Return tokens/s of the whole model on `device`, from a few layers of random numbers."""
+    architecture, window = request.architecture, request.long_sequences.window
     # ESM-1b and ESM-1v cost what an ESM-2 of their shape does.
     probe = ESM2(PROBE_LAYERS, architecture.embedding_dim, architecture.attention_heads)
-    model = ENGINES[engine](probe, device, dtype)
+    model = ENGINES[request.engine](probe, device, getattr(torch, request.precision))
     few = Outputs((MEAN,), (PROBE_LAYERS,))
-    lengths = [min(window, 400) + 2] * max(1, choose_token_budget(model, few, window) // 402)
-    tokens = torch.full((sum(lengths),), 5, dtype=torch.int32, device=device)
+    length = min(window, PROBE_RESIDUES) + SPECIAL_TOKENS
+    lengths = [length] * max(1, choose_token_budget(model, few, window) // length)
+    tokens = probe_batch(lengths, device)
     model(tokens, lengths, few)
     passes, start = 0, time.perf_counter()
     while time.perf_counter() - start < PROBE_SECONDS:
@@ -111,56 +119,25 @@ def measure_speed(
     return len(tokens) / (seconds_of_probe * architecture.layers / PROBE_LAYERS)
 
 
-@dataclass(frozen=True)
-class PlanJob:
-    """What `make plan` asks for.
+def plan_run(datasets: dict[str, list[Path]], shards: int, request: Request) -> str:
+    """Return a table of what each dataset costs on one device of this machine.
 
-    Attributes:
+    Args:
         datasets: protein FASTA files by dataset.
         shards: pieces of each dataset.
-        model: name of the architecture.
-        engine, outputs, layers, store_dtype, long_sequences, precision: as in `ShardJob`.
     """
-
-    datasets: dict[str, list[Path]]
-    shards: int
-    model: str
-    engine: str
-    outputs: Sequence[str]
-    layers: Sequence[int]
-    store_dtype: str
-    long_sequences: LongSequences
-    precision: str
-
-
-def plan_run(job: PlanJob) -> str:
-    """Return a table of what each dataset costs on one device of this machine."""
     # A shard's job starts as this process did: Python, and the same imports.
     seconds_to_start = time.time() - psutil.Process().create_time()
-    architecture = ARCHITECTURES[job.model]
-    outputs = Outputs.of_model(job.outputs, job.layers, job.store_dtype, architecture.layers)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    precision = resolve_precision(job.precision, device)
-    dtype = getattr(torch, precision)
-    speed = measure_speed(architecture, job.engine, job.long_sequences.window, device, dtype)
+    request = request.resolve(resolve_precision(request.precision, device))
+    speed = measure_speed(request, device)
     table = Table(box=None, pad_edge=False)
-    for name in (
-        "dataset",
-        "records",
-        "rejected",
-        "different",
-        "residues",
-        "longest",
-        "shards",
-        "file",
-        "time",
-    ):
+    for name in COLUMNS:
         table.add_column(name, justify="left" if name == "dataset" else "right")
-    for dataset, paths in job.datasets.items():
+    for dataset, paths in datasets.items():
         census = take_census(paths)
-        census = census.without(job.long_sequences.rejects(census.lengths))
-        tokens = int(job.long_sequences.count_tokens(census.lengths).sum())
-        size = count_bytes(census, outputs, job.long_sequences, architecture.embedding_dim)
+        census = census.without(request.long_sequences.rejects(census.lengths))
+        tokens = int(request.long_sequences.count_tokens(census.lengths).sum())
         table.add_row(
             dataset,
             f"{census.records:,}",
@@ -168,15 +145,16 @@ def plan_run(job: PlanJob) -> str:
             f"{len(census.lengths):,}",
             f"{int((census.lengths * census.records_of).sum()):,}",
             f"{census.lengths.max(initial=0):,}",
-            str(job.shards),
-            str(filesize.decimal(size)),
-            duration(tokens / speed + job.shards * seconds_to_start),
+            str(shards),
+            str(filesize.decimal(count_bytes(census, request))),
+            duration(tokens / speed + shards * seconds_to_start),
         )
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(table)
     return (
-        f"{job.model} in {precision} on one {describe_device(device)}: about {speed:,.0f} tokens/s "
-        f"(measured on {PROBE_LAYERS} of its {architecture.layers} layers),\n"
+        f"{request.model} in {request.precision} on one {describe_device(device)}: about "
+        f"{speed:,.0f} tokens/s "
+        f"(measured on {PROBE_LAYERS} of its {request.architecture.layers} layers),\n"
         f"and {seconds_to_start:.0f} s to start each shard.\n\n"
         f"{console.export_text()}\n"
         "Several devices share the time, up to one a shard. Repeated sequences are computed once."

@@ -1,22 +1,16 @@
-"""The last line of a run: `python -m spotesm.commands.summary summary.json ...` prints it."""
+"""The last line of a run, from what the merge counted."""
 
-import sys
 from pathlib import Path
 
+import click
+
 from spotesm.base.durable import read_json
+from spotesm.hdf5.merge import describe
 
 
-def describe(summary: dict) -> str:
-    """Say in one line where the result is, how large, and how long it took."""
-    line = (
-        f"{summary['file']}: {summary['n_embedded']} rows of {summary['embedding_dim']} dimensions"
-        f" ({summary['n_rejected']} records rejected), computed in {summary['seconds']:.0f} s"
-    )
-    if summary["untrained"]:
-        line += "; the weights are untrained, so these numbers mean nothing biologically"
-    return line
-
-
-if __name__ == "__main__":
-    for path in sys.argv[1:]:
-        print(describe(read_json(Path(path))))
+@click.command()
+@click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
+def summary(files: tuple[Path, ...]) -> None:
+    """Say in one line what each summary.json tells."""
+    for file in files:
+        click.echo(describe(read_json(file)))

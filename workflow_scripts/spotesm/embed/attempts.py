@@ -15,6 +15,7 @@ from spotesm.base.failures import CUDA_RUNTIME
 from spotesm.embed.checkpoints import Checkpoints
 from spotesm.machine.preemption import Preempted
 from spotesm.machine.slurm import requeue_this_job
+from spotesm.sequences.digests import as_hex, from_hex
 from spotesm.sequences.sharding import Shard
 
 log = logging.getLogger(__name__)
@@ -98,7 +99,7 @@ def journal_attempt(
                 computed=attempt.computed,
                 type=classify(error),
                 message=f"{type(error).__name__}: {error}",
-                digests=[digest.ljust(16, b"\0").hex() for digest in shard.digests[batch]],
+                digests=as_hex(shard.digests[batch]),
                 ids=shard.ids_of(batch),
                 token_budget=checkpoints.token_budget,
                 device=str(device),
@@ -117,7 +118,7 @@ def _find_suspects(earlier: list[dict], shard: Shard) -> tuple[np.ndarray, np.nd
 
 
 def _indices(shard: Shard, digests: Iterable[str]) -> np.ndarray:
-    found = shard.find(np.array([bytes.fromhex(digest) for digest in digests], dtype="S16"))
+    found = shard.find(from_hex(digests))
     return np.sort(found[found >= 0])
 
 

@@ -24,7 +24,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
 import torch
 from filelock import AcquireReturnProxy, FileLock, Timeout
 
@@ -34,10 +33,12 @@ from spotesm.base.failures import OUT_OF_MEMORY, ShardBusyError
 from spotesm.base.journal import Journal
 from spotesm.hdf5.shard_file import read_shard_results
 from spotesm.request.results import Ragged, Results
-from spotesm.sequences.fasta import DIGEST_BYTES
+from spotesm.sequences.digests import as_bytes, from_bytes
+from spotesm.sequences.reasons import Reason
 
 log = logging.getLogger(__name__)
 
+CHECKPOINT_FORMAT = 2  # another one sets all older parts aside
 LOCK_WAIT_SECONDS = 60.0
 
 
@@ -276,10 +277,8 @@ def _lock(directory: Path, wait: float) -> AcquireReturnProxy:
 def _pack(results: Results) -> dict:
     """Return what of a batch goes into a part: tensors, text and containers alone."""
     return {
-        "digests": torch.from_numpy(
-            results.digests.view(np.uint8).reshape(-1, DIGEST_BYTES).copy()
-        ),
-        "reasons": results.reasons,
+        "digests": torch.from_numpy(as_bytes(results.digests).copy()),
+        "reasons": [reason and (reason.keyword, reason.detail) for reason in results.reasons],
         "windows": torch.from_numpy(results.windows),
         "rows": {key: torch.from_numpy(rows) for key, rows in results.rows.items()},
         "ragged": {
@@ -291,8 +290,8 @@ def _pack(results: Results) -> dict:
 
 def _unpack(batch: dict) -> Results:
     return Results(
-        batch["digests"].numpy().reshape(-1).view(f"S{DIGEST_BYTES}"),
-        batch["reasons"],
+        from_bytes(batch["digests"].numpy()),
+        [_reason(stored) for stored in batch["reasons"]],
         batch["windows"].numpy(),
         {key: rows.numpy() for key, rows in batch["rows"].items()},
         {
@@ -300,6 +299,12 @@ def _unpack(batch: dict) -> Results:
             for key, ragged in batch["ragged"].items()
         },
     )
+
+
+def _reason(stored: tuple[str, str] | str | None) -> Reason | None:
+    if isinstance(stored, str):  # older parts have `KEYWORD: DETAIL`, and nothing for None
+        stored = tuple(stored.split(": ", 1)) if stored else None
+    return Reason(*stored) if stored else None
 
 
 def _new_digest() -> "hashlib._Hash":

@@ -4,12 +4,9 @@ import json
 import logging
 import os
 import socket
-import sys
 import time
 from contextlib import suppress
-from copy import copy
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,33 +18,10 @@ if TYPE_CHECKING:  # for its type alone torch need not be loaded
 
 log = logging.getLogger(__name__)
 
-LINE, TIME = "%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"
 SECONDS_BETWEEN_LINES = 10.0
 SECONDS_BETWEEN_FILES = 2.0
 FILE_NAME = "progress.json"
 SPEED_FILE_NAME = "speed.jsonl"  # a line for each stretch of work: its start, its end, its tokens
-
-
-class _WithoutTrace(logging.Formatter):
-    """Writes the message alone; the log file has where an error came from."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        bare = copy(record)
-        bare.exc_info = bare.exc_text = None
-        return super().format(bare)
-
-
-def configure_logging(path: Path) -> None:
-    """Send log lines to the file `path` and, without stack traces, to standard error."""
-    console = logging.StreamHandler(sys.stderr)
-    logging.basicConfig(
-        level=logging.INFO,
-        format=LINE,
-        datefmt=TIME,
-        handlers=[logging.FileHandler(path, encoding="utf-8"), console],
-        force=True,
-    )
-    console.setFormatter(_WithoutTrace(LINE, TIME))
 
 
 @dataclass

@@ -20,12 +20,12 @@ from spotesm.machine.devices import lease_device
 from spotesm.machine.preemption import StopRequest
 from spotesm.model.batching import plan_batches
 from spotesm.model.budget import choose_token_budget
-from spotesm.model.encoder import Encoder
+from spotesm.model.encoder import Batch, Encoder
 from spotesm.request.results import Results, rejected
+from spotesm.sequences.reasons import TOO_LONG, Reason
+from spotesm.sequences.sharding import Shard
 
 log = logging.getLogger(__name__)
-
-TOO_LONG = "too_long"
 
 
 def embed_shard(job: ShardJob) -> None:
@@ -48,21 +48,18 @@ def embed_shard(job: ShardJob) -> None:
                 journal_attempt(checkpoints, task.shard, device, job.restart) as attempt,
                 create_shard_file(task) as writer,
             ):
-                done = find_done(task, checkpoints)
+                done = write_done(task, checkpoints, writer, stop)
                 progress = Progress(task, done, attempt.number)
-                keep = checkpoints.add if job.checkpointing else writer.add
                 try:
                     for batch, results in embed_remaining(task, checkpoints, attempt, stop, done):
-                        keep(results)
+                        if job.checkpointing:
+                            checkpoints.add(results)
+                        writer.add(results)
                         progress.advance(batch, results)
                 finally:
                     checkpoints.flush()  # whatever ended the work, what it computed is kept
                     progress.write()
                 stop.leave_if_asked()
-
-                for part in read_parts(task, checkpoints):
-                    writer.add(part)
-                    stop.leave_if_asked()
                 writer.finish(
                     task.settings,
                     facts={
@@ -85,50 +82,73 @@ def embed_remaining(
 ) -> Iterator[tuple[np.ndarray, Results]]:
     """Yield the indices and results of one batch after another, until all is done or a stop asked.
 
-    Sequences that were in flight when CUDA failed come first, one by one; those that have
-    killed two attempts are rejected, and so are long ones if the config says so.
+    What can only be rejected comes first, then, one by one, what was in flight when CUDA failed.
     """
     if done.all():
         return
-    shard, long = task.shard, task.job.long_sequences
     settled = done.copy()
-    too_long = np.flatnonzero(long.rejects(shard.lengths))
-    for which, reason in (
-        (attempt.condemned, f"{CUDA_RUNTIME}: killed two attempts"),
-        (too_long, f"{TOO_LONG}: more than {long.window} residues"),
-    ):
-        which = which[~settled[which]]
-        if len(which):
-            settled[which] = True
-            yield which, rejected(shard.digests[which], reason)
+    for which, reason in find_hopeless(task, attempt, settled):
+        settled[which] = True
+        yield which, rejected(task.shard.digests[which], reason)
+    if settled.all():
+        return
     suspects = attempt.suspects[~settled[attempt.suspects]]
+    settled[suspects] = True
+
     encoder = start_encoder(task, checkpoints, stop)
     token_budget = checkpoints.fix_token_budget(
         task.job.tokens_per_batch,
-        lambda: choose_token_budget(encoder.model, task.outputs, long.window),
+        lambda: choose_token_budget(
+            encoder.model, task.outputs, task.request.long_sequences.window
+        ),
     )
     if len(suspects):
         log.warning("%d sequences were in flight when CUDA failed: one by one", len(suspects))
-        list(encoder.embed_each([[b"M"]], token_budget))  # a broken GPU must not be blamed on them
-    settled[suspects] = True
+        trial = Batch.of([b"M"])  # a broken GPU must not be blamed on them
+        list(encoder.embed_each([trial], token_budget))
+    one_by_one = list(suspects.reshape(-1, 1))
     rest = plan_remaining(task.tokens, token_budget, settled)
-    for batches, ahead in ((suspects.reshape(-1, 1), False), (rest, True)):
+    for batches, ahead in ((one_by_one, False), (rest, True)):
         launching = attempt.launching(takewhile(lambda _: not stop, batches))
-        reading = (shard.read_sequences(batch) for batch in launching)
+        reading = (read_batch(task.shard, batch) for batch in launching)
         embedded = encoder.embed_each(reading, checkpoints.token_budget, ahead)
-        for batch, results in zip(batches, embedded, strict=False):
+        for batch, results in zip(batches, embedded, strict=False):  # fewer, when a stop was asked
             attempt.landed()
             yield batch, results
 
 
+def find_hopeless(
+    task: Task, attempt: Attempt, settled: np.ndarray
+) -> Iterator[tuple[np.ndarray, Reason]]:
+    """Yield sequences (k,) that are rejected without a try, and why, but for settled ones.
+
+    Those are what has killed two attempts and, if the config says so, what is too long.
+    """
+    condemned = np.zeros_like(settled)
+    condemned[attempt.condemned] = True
+    long = task.request.long_sequences
+    too_long = long.rejects(task.shard.lengths) & ~condemned
+    for which, reason in (
+        (condemned, Reason(CUDA_RUNTIME, "killed two attempts")),
+        (too_long, Reason(TOO_LONG, f"more than {long.window} residues")),
+    ):
+        if (which & ~settled).any():
+            yield np.flatnonzero(which & ~settled), reason
+
+
+def read_batch(shard: Shard, which: np.ndarray) -> Batch:
+    """Read the sequences with the indices `which`."""
+    return Batch(shard.read_sequences(which), shard.digests[which])
+
+
 def start_encoder(task: Task, checkpoints: Checkpoints, stop: StopRequest) -> Encoder:
     """Load the model onto the device."""
-    precision = task.settings["precision"]
+    precision = task.request.precision
     encoder = Encoder(
         load_model=task.load_model,
         dtype=getattr(torch, precision),
         outputs=task.outputs,
-        long_sequences=task.job.long_sequences,
+        long_sequences=task.request.long_sequences,
         on_smaller_budget=checkpoints.lower_token_budget,
         check_stop=stop.leave_if_overdue,
     )
@@ -162,17 +182,17 @@ def create_shard_file(task: Task) -> Iterator[ShardWriter]:
         check_shard(temporary, task.shard, task.settings)
 
 
-def read_parts(task: Task, checkpoints: Checkpoints) -> Iterator[Results]:
-    """Yield the results on disk; none when checkpointing is off."""
-    return checkpoints.read_parts() if task.job.checkpointing else iter(())
-
-
-def find_done(task: Task, checkpoints: Checkpoints) -> np.ndarray:
-    """Return which sequences of the shard, (u,) bool, earlier attempts have finished."""
+def write_done(
+    task: Task, checkpoints: Checkpoints, writer: ShardWriter, stop: StopRequest
+) -> np.ndarray:
+    """Write what earlier attempts have finished; which sequences that is, (u,) bool."""
     done = np.zeros(len(task.shard.digests), dtype=bool)
-    for part in read_parts(task, checkpoints):
-        found = task.shard.find(part.digests)
-        done[found[found >= 0]] = True
+    if task.job.checkpointing:
+        for part in checkpoints.read_parts():
+            writer.add(part)
+            found = task.shard.find(part.digests)
+            done[found[found >= 0]] = True
+            stop.leave_if_asked()
     return done
 
 

@@ -8,7 +8,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -16,31 +16,34 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from spotesm import UNTRAINED, __version__
+from spotesm import __version__
 from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import IncompleteError, TooManyRejectedError
-from spotesm.commands.summary import describe
-from spotesm.hdf5.shard_file import TEXT, bytes_of_row, create_in_chunks, read_spans
-from spotesm.request.outputs import group_of
+from spotesm.base.paths import UNTRAINED
+from spotesm.hdf5.format import FORMAT, FORMAT_VERSION
+from spotesm.hdf5.shard_file import (
+    TEXT,
+    bytes_of_row,
+    create_in_chunks,
+    group_of,
+    read_reasons,
+    read_spans,
+)
+from spotesm.request.outputs import offsets_of, output_of
+from spotesm.request.request import Request
 from spotesm.sequences.sharding import REJECTED_COLUMNS
 from spotesm.sequences.translation import parse_orf_id
 
 log = logging.getLogger(__name__)
 
-FORMAT_VERSION = 1
 BLOCK_BYTES = 64 << 20
 LEAST_BYTES_OF_RECORD = 256  # about what its id, digest and place take
 RECORD_COLUMNS = ("sequence_ids", "lengths", "digests", "windows")
 COMMON_ATTRIBUTES = (
+    *(field.name for field in fields(Request)),
     "fingerprint",
-    "model",
     "weights",
     "weights_sha256",
-    "layers",
-    "outputs",
-    "store_dtype",
-    "precision",
-    "long_sequences",
     "embedding_dim",
 )
 
@@ -175,7 +178,7 @@ def _gather(
         name: np.empty((size, *shards[0][name].shape[1:]), shards[0][name].dtype)
         for name in (*RECORD_COLUMNS, *shards[0].attrs["row_keys"])
     }
-    reasons = np.full(size, "", dtype=object)
+    reasons, details = np.full((2, size), "", dtype=object)
     shard_of, place_of = np.zeros(size, np.int64), np.zeros(size, np.int64)
     seen = np.bincount([line[0] - start for line in rejected], minlength=size)
     embedded = seen == 0
@@ -190,17 +193,18 @@ def _gather(
         target = shard["ordinals"][first:end] - start
         np.add.at(seen, target[target >= 0], 1)
         shard_of[target], place_of[target] = number, np.arange(first, end)
-        reasons[target] = shard["reasons"].asstr()[first:end]
+        reasons[target], details[target] = read_reasons(shard, slice(first, end))
         for name, column in columns.items():
             source = shard[name]
             column[target] = (source.asstr() if name == "sequence_ids" else source)[first:end]
     _check_each_once(seen, start)
     for place in np.flatnonzero(reasons != ""):
         embedded[place] = False
-        reason, _, detail = reasons[place].partition(": ")
         identifier = columns["sequence_ids"][place]
-        rejected.append((start + int(place), identifier, "embed", reason, detail))
+        rejected.append((start + int(place), identifier, "embed", reasons[place], details[place]))
     columns = {name: column[embedded] for name, column in columns.items()}
+    if (columns["windows"] < 1).any():
+        raise IncompleteError(f"one of the records {start} to {start + size - 1} has no result")
     for key in shards[0].attrs["row_keys"]:
         if not np.isfinite(columns[key]).all():
             raise IncompleteError(f"a value of records {start} to {start + size - 1} is not finite")
@@ -261,7 +265,7 @@ class _Output:
             total = sum(int(sizes.sum()) for _, sizes in spans)
             like = next(shard[key] for shard in shards if key in shard)
             create_in_chunks(file, key, total, like, compression=compression)
-            offsets = f"{group_of(key)}/offsets"
+            offsets = offsets_of(output_of(key))
             if offsets not in file:
                 file.create_dataset(offsets, n + 1, np.int64)
 
@@ -291,7 +295,7 @@ class _Output:
                 self._write_values(key, pending)
                 pending, pending_bytes = [], 0
         self._write_values(key, pending)
-        offsets = self.file[f"{group}/offsets"]
+        offsets = self.file[offsets_of(output_of(key))]
         offsets[self._end + 1 : self._end + 1 + len(sizes)] = offsets[self._end] + sizes.cumsum()
 
     def _write_values(self, key: str, pending: list[np.ndarray]) -> None:
@@ -334,7 +338,7 @@ def _attributes(
     shards: Sequence[h5py.File], config: dict, n_records: int, n_rejected: int
 ) -> dict[str, object]:
     return {
-        "format": "spotesm",
+        "format": FORMAT,
         "format_version": FORMAT_VERSION,
         **{name: shards[0].attrs[name] for name in COMMON_ATTRIBUTES},
         "n_records": n_records,
@@ -375,3 +379,14 @@ def _summarise(job: MergeJob, split: dict, reasons: Counter[str]) -> dict:
         "rejected": dict(reasons),
         **totals,
     }
+
+
+def describe(summary: dict) -> str:
+    """Say in one line where the result is, how large, and how long it took."""
+    line = (
+        f"{summary['file']}: {summary['n_embedded']} rows of {summary['embedding_dim']} dimensions"
+        f" ({summary['n_rejected']} records rejected), computed in {summary['seconds']:.0f} s"
+    )
+    if summary["untrained"]:
+        line += "; the weights are untrained, so these numbers mean nothing biologically"
+    return line

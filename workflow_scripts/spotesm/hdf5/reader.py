@@ -8,16 +8,22 @@ import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import TYPE_CHECKING, TypeAlias
 
 import h5py
 import numpy as np
-import torch
 
 from spotesm.base.failures import InputError
-from spotesm.request.outputs import CONTACTS_KEY, LOGITS_KEY, OUTPUTS, RESIDUES
-from spotesm.sequences.fasta import digest_sequence
+from spotesm.hdf5.format import FORMAT, FORMAT_VERSION
+from spotesm.request.outputs import CONTACTS, LOGITS, OUTPUTS, RESIDUES, Key, offsets_of, output_of
+from spotesm.request.request import Request
+from spotesm.sequences.digests import hash_text
 
-FORMAT, FORMAT_VERSION = "spotesm", 1
+if TYPE_CHECKING:
+    import torch
+
+Values: TypeAlias = "np.ndarray | torch.Tensor"
+
 _IDS_AT_ONCE, _ROWS_AT_ONCE = 1 << 16, 1 << 10
 
 
@@ -77,19 +83,20 @@ class Embeddings(Sequence):
 
     @property
     def outputs(self) -> list[str]:
-        """The paths of the datasets that hold what was computed."""
-        return [
-            f"{group}/{name}"
-            for group, item in self.file.items()
-            if isinstance(item, h5py.Group) and group in OUTPUTS
-            for name in item
-            if name != "offsets"
-        ]
+        """The keys of what was computed."""
+        groups = [group for group in self.file if isinstance(self.file[group], h5py.Group)]
+        keys = [f"{group}/{name}" for group in groups for name in self.file[group]]
+        return [key for key in keys if Key.parse(key)]
 
     @property
     def attributes(self) -> dict:
         """What the file says about itself: model, weights, settings."""
         return dict(self.file.attrs)
+
+    @property
+    def request(self) -> Request:
+        """What was asked for."""
+        return Request.of_attributes(self.file.attrs)
 
     def __len__(self) -> int:
         return len(self.file["sequence_ids"])
@@ -137,7 +144,7 @@ class Embeddings(Sequence):
 
     # -- values ----------------------------------------------------------------------------------
 
-    def __getitem__(self, which: int | str | slice | Sequence[int]) -> np.ndarray | torch.Tensor:
+    def __getitem__(self, which: int | str | slice | Sequence[int]) -> Values:
         if self.key is None:
             raise InputError(f"{self.path}: has no output with one row a record: {self.outputs}")
         rows = self.file[self.key]
@@ -149,45 +156,59 @@ class Embeddings(Sequence):
         ascending, places = np.unique(wanted, return_inverse=True)  # as h5py wants them
         return self._give(rows[ascending][places])
 
-    def __iter__(self) -> Iterator[np.ndarray | torch.Tensor]:
+    def __iter__(self) -> Iterator[Values]:
         for start in range(0, len(self), _ROWS_AT_ONCE):
             yield from self[start : start + _ROWS_AT_ONCE]
 
-    def residues(self, which: int | str, layer: int | None = None) -> np.ndarray | torch.Tensor:
+    def residues(self, which: int | str, layer: int | None = None) -> Values:
         """Return the vectors of a record's residues, (l, D).
 
         Args:
             layer: as the file numbers it; may be left out if the file has one alone.
         """
-        layers = [name for name in self.file.get(RESIDUES, ()) if name != "offsets"]
+        layers = [key for key in self.outputs if output_of(key).name == RESIDUES]
         if layer is None and len(layers) > 1:
-            raise InputError(f"{self.path}: has residues of the layers {layers}; name one")
-        return self._ragged(f"{RESIDUES}/{layers[0] if layer is None and layers else layer}", which)
+            raise InputError(f"{self.path}: has {', '.join(layers)}; name a layer")
+        key = layers[0] if layer is None and layers else OUTPUTS[RESIDUES].key(layer)
+        return self._ragged(key, which)
 
-    def logits(self, which: int | str) -> np.ndarray | torch.Tensor:
+    def logits(self, which: int | str) -> Values:
         """Return the logits of a record's residues over fair-esm's alphabet, (l, 33)."""
-        return self._ragged(LOGITS_KEY, which)
+        return self._ragged(OUTPUTS[LOGITS].key(), which)
 
-    def contacts(self, which: int | str) -> np.ndarray | torch.Tensor:
+    def contacts(self, which: int | str) -> Values:
         """Return a record's contact probabilities, (windows, w, w): one map for each window."""
         windows = int(self.file["windows"][self.row_of(which)])
-        values = self._ragged(CONTACTS_KEY, which)
+        values = self._ragged(OUTPUTS[CONTACTS].key(), which)
         side = round((len(values) / windows) ** 0.5)
         return values.reshape(windows, side, side)
 
-    def _ragged(self, key: str, which: int | str) -> np.ndarray | torch.Tensor:
+    def value(self, key: str, which: int | str) -> Values:
+        """Return any one output of a record: (D,), (l, D), (l, 33), or (windows, w, w)."""
+        output = output_of(key)
+        if output.name == CONTACTS:
+            return self.contacts(which)
+        if output.ragged:
+            return self._ragged(key, which)
+        return self._give(self.file[key][self.row_of(which)])
+
+    def _ragged(self, key: str, which: int | str) -> Values:
         if key not in self.file:
             raise InputError(f"{self.path}: has no {key}; it has {', '.join(self.outputs)}")
         row = self.row_of(which)
-        start, end = self.file[f"{key.partition('/')[0]}/offsets"][row : row + 2]
+        start, end = self.file[offsets_of(output_of(key))][row : row + 2]
         return self._give(self.file[key][start:end])
 
-    def _give(self, values: np.ndarray) -> np.ndarray | torch.Tensor:
-        return torch.from_numpy(values) if self.as_torch else values
+    def _give(self, values: np.ndarray) -> Values:
+        if not self.as_torch:
+            return values
+        import torch  # a second that those who want numpy need not spend
+
+        return torch.from_numpy(values)
 
 
 def _hash_of(identifier: str) -> np.uint64:
-    return np.uint64(int.from_bytes(digest_sequence(identifier.encode())[:8], "little"))
+    return np.uint64(int.from_bytes(hash_text(identifier), "little"))
 
 
 def open_checked(path: Path) -> h5py.File:

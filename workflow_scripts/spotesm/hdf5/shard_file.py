@@ -10,8 +10,10 @@ import h5py
 import numpy as np
 
 from spotesm.base.failures import IncompleteError
-from spotesm.request.outputs import Outputs, group_of
+from spotesm.request.outputs import Outputs, output_of
 from spotesm.request.results import Ragged, Results
+from spotesm.sequences.digests import as_bytes, from_bytes
+from spotesm.sequences.reasons import Reason
 from spotesm.sequences.sharding import Shard
 
 ROWS_AT_ONCE = 8192
@@ -24,10 +26,10 @@ class ShardWriter:
     """Fills a shard's HDF5 file, whose rows are the shard's records in input order.
 
     Datasets, for n records: `ordinals` (n,) int64, `sequence_ids` (n,) text, `lengths` (n,)
-    int32, `digests` (n, 16) uint8, `reasons` (n,) text, empty where the record is embedded,
-    `windows` (n,) int32, and for each key (see `Outputs`) of an output with one row a sequence
-    (n, D). Ragged outputs are stored once a sequence, in the order of computation: the key itself
-    is (sum of sizes, D) or (sum,), and a record's values are `starts[i]` to `starts[i] + sizes[i]`,
+    int32, `digests` (n, 16) uint8, `reasons` and `details` (n,) text, empty where the record is
+    embedded, `windows` (n,) int32, and for each key of an output with one row a sequence (n, D).
+    Ragged outputs are stored once a sequence, in the order of computation: the key itself is
+    (sum of sizes, D) or (sum,), and a record's values are `starts[i]` to `starts[i] + sizes[i]`,
     (n,) int64 each, in `GROUP/starts` and `GROUP/sizes`.
     """
 
@@ -37,8 +39,10 @@ class ShardWriter:
         self.outputs = outputs
         n_records, n_sequences = len(shard.ordinals), len(shard.digests)
         for key in outputs.row_keys:
-            file.create_dataset(key, (n_records, embedding_dim), outputs.dtype)
-        self._reason_of_sequence = np.full(n_sequences, None, dtype=object)
+            # Unwritten must never look written.
+            file.create_dataset(key, (n_records, embedding_dim), outputs.dtype, fillvalue=np.nan)
+        self._known = np.zeros(n_sequences, bool)
+        self._reasons: dict[int, Reason] = {}
         self._windows = np.zeros(n_sequences, np.int32)
         groups = {group_of(key) for key in outputs.ragged_keys}
         self._starts = {group: np.zeros(n_sequences, np.int64) for group in groups}
@@ -49,22 +53,27 @@ class ShardWriter:
         self._edges = np.concatenate([[0], np.cumsum(counts)])
 
     def add(self, results: Results) -> None:
-        """Write the outputs of some sequences, for all records that have them."""
+        """Write the outputs of some sequences, for all records that have them.
+
+        Sequences of other shards are passed over, and so are those that have results already.
+        """
         sequences = self.shard.find(results.digests)
-        rows, sources = [], []
-        for source in np.flatnonzero(sequences >= 0):
-            sequence = sequences[source]
-            self._reason_of_sequence[sequence] = results.reasons[source]
-            self._windows[sequence] = results.windows[source]
-            records = self._records[self._edges[sequence] : self._edges[sequence + 1]]
-            rows.append(records)
-            sources.append(np.full(len(records), source))
-        if rows:
-            rows, sources = np.concatenate(rows), np.concatenate(sources)
-            for key, values in results.rows.items():
-                self._write_rows(self.file[key], rows, values, sources)
-            for key, ragged in results.ragged.items():
-                self._append(key, sequences, ragged)
+        sources = np.flatnonzero((sequences >= 0) & ~self._known[sequences])
+        if not len(sources):
+            return
+        added = sequences[sources]
+        self._known[added] = True
+        self._windows[added] = results.windows[sources]
+        for source, sequence in zip(sources.tolist(), added.tolist(), strict=True):
+            if reason := results.reasons[source]:
+                self._reasons[sequence] = reason
+        records = [self._records[self._edges[s] : self._edges[s + 1]] for s in added]
+        rows = np.concatenate(records)
+        source_of_row = np.repeat(sources, [len(own) for own in records])
+        for key, values in results.rows.items():
+            self._write_rows(self.file[key], rows, values, source_of_row)
+        for key, ragged in results.ragged.items():
+            self._append(key, sequences, sources, ragged)
 
     def _write_rows(
         self, dataset: h5py.Dataset, rows: np.ndarray, values: np.ndarray, sources: np.ndarray
@@ -74,17 +83,17 @@ class ShardWriter:
             chosen = order[start : start + ROWS_AT_ONCE]
             dataset[rows[chosen]] = values[sources[chosen]]
 
-    def _append(self, key: str, sequences: np.ndarray, ragged: Ragged) -> None:
+    def _append(self, key: str, sequences: np.ndarray, sources: np.ndarray, ragged: Ragged) -> None:
         dataset = self.file.get(key)
         if dataset is None:
             dataset = create_in_chunks(self.file, key, 0, ragged.values, growing=True)
         before = len(dataset)
         dataset.resize(before + len(ragged.values), axis=0)
         dataset[before:] = ragged.values
-        found = sequences >= 0
         starts = before + np.concatenate([[0], np.cumsum(ragged.sizes)[:-1]])
-        self._starts[group_of(key)][sequences[found]] = starts[found]
-        self._sizes[group_of(key)][sequences[found]] = ragged.sizes[found]
+        group = group_of(key)
+        self._starts[group][sequences[sources]] = starts[sources]
+        self._sizes[group][sequences[sources]] = ragged.sizes[sources]
 
     def finish(self, settings: dict, facts: dict) -> None:
         """Add what is known of the records themselves, once every sequence has its result.
@@ -96,21 +105,21 @@ class ShardWriter:
         Raises:
             IncompleteError: some sequence has none.
         """
-        missing = sum(reason is None for reason in self._reason_of_sequence)
-        if missing:
+        if missing := np.count_nonzero(~self._known):
             raise IncompleteError(
                 f"{self.shard.path}: {missing} sequences have no result; run the same command again"
             )
         shard, file = self.shard, self.file
         file["ordinals"] = shard.ordinals
         file["lengths"] = shard.lengths[shard.sequence_of_record]
-        file["digests"] = digests_as_bytes(shard.digests)[shard.sequence_of_record]
+        file["digests"] = as_bytes(shard.digests)[shard.sequence_of_record]
         file["windows"] = self._windows[shard.sequence_of_record]
         for group in self._starts:
             file[f"{group}/starts"] = self._starts[group][shard.sequence_of_record]
             file[f"{group}/sizes"] = self._sizes[group][shard.sequence_of_record]
-        reasons = self._reason_of_sequence[shard.sequence_of_record]
-        file.create_dataset("reasons", data=reasons, dtype=TEXT)
+        reasons, details = self._reason_texts()
+        for name, texts in (("reasons", reasons), ("details", details)):
+            file.create_dataset(name, data=texts[shard.sequence_of_record], dtype=TEXT)
         ids = file.create_dataset("sequence_ids", len(shard.ordinals), TEXT)
         start = 0
         for block in _in_blocks(shard.read_ids()):
@@ -121,9 +130,16 @@ class ShardWriter:
         file.attrs.update(facts)
         file.attrs["fingerprint"] = json.dumps(settings, sort_keys=True)
         file.attrs["n_sequences"] = len(shard.digests)
-        file.attrs["n_embedded"] = np.count_nonzero(reasons == "")
+        file.attrs["n_embedded"] = np.count_nonzero(reasons[shard.sequence_of_record] == "")
         file.attrs["row_keys"] = self.outputs.row_keys
         file.attrs["ragged_keys"] = [key for key in self.outputs.ragged_keys if key in file]
+
+    def _reason_texts(self) -> tuple[np.ndarray, np.ndarray]:
+        """Return keyword and detail of each sequence, (u,) text each; empty if embedded."""
+        texts = np.full((2, len(self._known)), "", dtype=object)
+        for sequence, reason in self._reasons.items():
+            texts[:, sequence] = reason.keyword, reason.detail
+        return texts[0], texts[1]
 
 
 def create_in_chunks(
@@ -166,16 +182,26 @@ def as_attribute(value: object) -> object:
     return json.dumps(value, sort_keys=True) if isinstance(value, dict) else value
 
 
-def digests_as_bytes(digests: np.ndarray) -> np.ndarray:
-    """View (k,) S16 digests as (k, 16) uint8."""
-    return digests.view(np.uint8).reshape(-1, digests.dtype.itemsize)
+def group_of(key: str) -> str:
+    """Return the group in which `starts` and `sizes` of a ragged output lie."""
+    return output_of(key).name
+
+
+def read_reasons(file: h5py.File, rows: slice) -> tuple[np.ndarray, np.ndarray]:
+    """Return keywords and details of some records of a shard file; empty where embedded."""
+    reasons = file["reasons"].asstr()[rows]
+    if "details" in file:
+        return reasons, file["details"].asstr()[rows]
+    texts = np.array([text.partition(": ")[::2] for text in reasons], object).reshape(-1, 2)
+    return texts[:, 0], texts[:, 1]  # older files have `KEYWORD: DETAIL`
 
 
 def read_shard_results(path: Path) -> Iterator[Results]:
     """Yield what a complete shard file holds, in blocks of some 64 MiB."""
     with h5py.File(path, "r") as file:
-        digests = file["digests"][:].reshape(-1).view("S16")
-        reasons, windows = file["reasons"].asstr()[:], file["windows"][:]
+        digests = from_bytes(file["digests"][:])
+        reasons, details = read_reasons(file, slice(None))
+        windows = file["windows"][:]
         spans = read_spans(file)
         records = np.sort(np.unique(digests, return_index=True)[1])
         n_blocks = 1 + path.stat().st_size // BYTES_AT_ONCE
@@ -183,7 +209,10 @@ def read_shard_results(path: Path) -> Iterator[Results]:
             rows, inside = slice(block[0], block[-1] + 1), block - block[0]
             yield Results(
                 digests[block],
-                reasons[block].tolist(),
+                [
+                    Reason(keyword, detail) if keyword else None
+                    for keyword, detail in zip(reasons[block], details[block], strict=True)
+                ],
                 windows[block],
                 {key: file[key][rows][inside] for key in file.attrs["row_keys"]},
                 {key: _read_ragged(file, key, spans, block) for key in file.attrs["ragged_keys"]},
@@ -225,10 +254,12 @@ def _find_problem(file: h5py.File, shard: Shard, settings: dict) -> str | None:
         return "was computed with other settings"
     if not np.array_equal(file["ordinals"], shard.ordinals):
         return "does not hold the records of its FASTA"
-    expected = digests_as_bytes(shard.digests)[shard.sequence_of_record]
+    expected = as_bytes(shard.digests)[shard.sequence_of_record]
     if not np.array_equal(file["digests"], expected):
         return "does not hold the sequences of its FASTA"
-    embedded = file["reasons"].asstr()[:] == ""
+    embedded = read_reasons(file, slice(None))[0] == ""
+    if (file["windows"][:][embedded] < 1).any():
+        return "has records without results"
     spans = read_spans(file)
     for key in file.attrs["ragged_keys"]:
         starts, sizes = spans[group_of(key)]

@@ -1,11 +1,15 @@
 """How many tokens go through the model at once: found from the model and the device."""
 
 import logging
+from collections.abc import Sequence
 
+import numpy as np
 import torch
 
 from spotesm.model.packed import PackedESM2
 from spotesm.request.outputs import Outputs
+from spotesm.sequences.alphabet import tokenise
+from spotesm.sequences.long_sequences import SPECIAL_TOKENS
 
 log = logging.getLogger(__name__)
 
@@ -36,6 +40,16 @@ def choose_token_budget(model: PackedESM2, outputs: Outputs, window: int) -> int
     return budget
 
 
+def probe_batch(lengths: Sequence[int], device: torch.device) -> torch.Tensor:
+    """Return tokens (T,) of sequences of any residue, for trying what a batch costs.
+
+    Args:
+        lengths: tokens of each, BOS and EOS included; their sum is T.
+    """
+    sequences = [tokenise(b"A" * (length - SPECIAL_TOKENS)) for length in lengths]
+    return torch.from_numpy(np.concatenate(sequences)).to(device, torch.int32)
+
+
 def _estimate_cpu(model: PackedESM2) -> int:
     tokens = CPU_OPERATIONS_PER_BATCH[model.dtype.itemsize] / _operations_per_token(model)
     return _power_of_two(tokens, CPU_LEAST, CPU_MOST)
@@ -50,8 +64,8 @@ def _operations_per_token(model: PackedESM2) -> int:
 def _measure_gpu(model: PackedESM2, outputs: Outputs, window: int) -> int:
     """Run a small batch of the longest sequences, and see what memory a token takes."""
     device = model.device
-    lengths = [window + 2] * GPU_PROBE_SEQUENCES
-    tokens = torch.full((sum(lengths),), 5, dtype=torch.int32, device=device)
+    lengths = [window + SPECIAL_TOKENS] * GPU_PROBE_SEQUENCES
+    tokens = probe_batch(lengths, device)
     model(tokens, lengths, outputs)
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)

@@ -12,28 +12,22 @@ from torch import Tensor
 
 from spotesm.base.classification import classify
 from spotesm.base.failures import NOT_FINITE, OUT_OF_MEMORY
-from spotesm.model.packed import PackedESM2
+from spotesm.model.packed import Activations, PackedESM2
 from spotesm.model.stitching import Embedded, join, split_by_window, stitch
-from spotesm.request.outputs import (
-    BOS,
-    CONTACTS,
-    CONTACTS_KEY,
-    LOGITS,
-    LOGITS_KEY,
-    MEAN,
-    RESIDUES,
-    Outputs,
-)
+from spotesm.request.outputs import BOS, CONTACTS, LOGITS, MEAN, RESIDUES, Key, Outputs
 from spotesm.request.results import Results
 from spotesm.sequences.alphabet import tokenise
-from spotesm.sequences.fasta import digest_sequence
+from spotesm.sequences.digests import digests_of
 from spotesm.sequences.long_sequences import SMALLER_WINDOWS, SPECIAL_TOKENS, LongSequences, cut
+from spotesm.sequences.reasons import Reason
 
 log = logging.getLogger(__name__)
 
 SMALLEST_WINDOW = 16
-_DOES_NOT_FIT = f"{OUT_OF_MEMORY}: does not fit on the device, even alone"
-_NOT_FINITE = f"{NOT_FINITE}: the model gives NaN or infinity (or more than store_dtype can hold)"
+_DOES_NOT_FIT = Reason(OUT_OF_MEMORY, "does not fit on the device, even alone")
+_NOT_FINITE = Reason(
+    NOT_FINITE, "the model gives NaN or infinity (or more than store_dtype can hold)"
+)
 
 
 class WindowDoesNotFit(Exception):
@@ -79,21 +73,41 @@ def cut_windows(sequence: bytes, spans: list[slice]) -> list[Window]:
 
 
 @dataclass(frozen=True)
+class Batch:
+    """Sequences that are embedded together.
+
+    Attributes:
+        sequences: k normalised sequences.
+        digests: (k,) DIGEST, of each.
+    """
+
+    sequences: Sequence[bytes]
+    digests: np.ndarray
+
+    @classmethod
+    def of(cls, sequences: Sequence[bytes]) -> "Batch":
+        """Make one of sequences whose digests nobody knows yet."""
+        return cls(sequences, digests_of(sequences))
+
+
+@dataclass(frozen=True)
 class InFlight:
     """A batch that the device works on.
 
     Attributes:
         sequences: its k sequences.
+        digests: (k,) DIGEST, of each.
         windows: of each.
-        reasons: why a sequence is not computed; empty for all others.
+        reasons: why a sequence is not computed; None for all others.
         passes: by pass, the values of some of the windows, on their way to the host.
         finite: by pass, (w,) bool, whether all values of a window are.
         arrived: waits for them.
     """
 
     sequences: Sequence[bytes]
+    digests: np.ndarray
     windows: list[list[Window]]
-    reasons: list[str]
+    reasons: list[Reason | None]
     passes: list[dict[str, Tensor]]
     finite: list[Tensor]
     arrived: Callable[[], None]
@@ -129,11 +143,11 @@ class Encoder:
         self._exact_model: PackedESM2 | None = None
 
     def embed_each(
-        self, batches: Iterable[Sequence[bytes]], token_budget: int, ahead: bool = True
+        self, batches: Iterable[Batch], token_budget: int, ahead: bool = True
     ) -> Iterator[Results]:
         """Yield the results of each batch.
 
-        A reason is empty, but for a sequence that could not be embedded and must be rejected. A
+        A reason is None, but for a sequence that could not be embedded and must be rejected. A
         batch that exceeds the token budget, which only a long sequence does, goes through in
         several passes.
 
@@ -144,8 +158,8 @@ class Encoder:
         self.token_budget = token_budget
         lookahead = 1 if ahead and self.model.device.type == "cuda" else 0
         in_flight: deque[InFlight] = deque()
-        for sequences in batches:
-            in_flight.append(self._launch(sequences, self.model))
+        for batch in batches:
+            in_flight.append(self._launch(batch, self.model))
             if len(in_flight) > lookahead:
                 yield self._collect(in_flight.popleft())
         while in_flight:
@@ -154,9 +168,10 @@ class Encoder:
     # -- launching -----------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def _launch(self, sequences: Sequence[bytes], model: PackedESM2) -> InFlight:
+    def _launch(self, batch: Batch, model: PackedESM2) -> InFlight:
+        sequences = batch.sequences
         windows = [cut_windows(s, self.long_sequences.spans(len(s))) for s in sequences]
-        reasons = [""] * len(sequences)
+        reasons: list[Reason | None] = [None] * len(sequences)
         while True:
             owners = [index for index, own in enumerate(windows) for _ in own]
             try:
@@ -165,9 +180,10 @@ class Encoder:
             except WindowDoesNotFit as misfit:
                 index = owners[misfit.place]
                 windows[index] = self._cut_smaller(sequences[index], windows[index])
-                reasons[index] = "" if windows[index] else _DOES_NOT_FIT
+                reasons[index] = None if windows[index] else _DOES_NOT_FIT
         passes, finite = [values for values, _ in ran], [flags for _, flags in ran]
-        return InFlight(sequences, windows, reasons, passes, finite, _arrival(model.device))
+        arrived = _arrival(model.device)
+        return InFlight(sequences, batch.digests, windows, reasons, passes, finite, arrived)
 
     def _cut_smaller(self, sequence: bytes, windows: list[Window]) -> list[Window]:
         """Cut a sequence into windows of half the size; none if unwanted or too small."""
@@ -234,23 +250,20 @@ class Encoder:
         bos = _to_device(first, model.device)
         inner = _to_device(np.delete(np.arange(sum(lengths)), outer), model.device)
         activations = model(tokens.int(), lengths, self.outputs, self.check_stop)
+        means = {
+            layer: _sum_runs(hidden * shares.unsqueeze(1), lengths)
+            for layer, hidden in activations.hidden.items()
+        }
+        done = _Pass(activations, means, bos, inner)
         found = _Finite(len(windows), getattr(torch, self.outputs.store_dtype), model.device)
         values = {}
-        for layer, hidden in activations.hidden.items():
-            # Always computed: a value that is not finite anywhere shows in the mean.
-            mean = _sum_runs(hidden * shares.unsqueeze(1), lengths)
-            found.check(mean)
-            if MEAN in self.outputs:
-                values[f"{MEAN}/{layer}"] = mean
-            if BOS in self.outputs:
-                values[f"{BOS}/{layer}"] = found.check(hidden[bos])
-            if RESIDUES in self.outputs:
-                values[f"{RESIDUES}/{layer}"] = found.check(hidden[inner], residues)
-        if LOGITS in self.outputs:
-            values[LOGITS_KEY] = found.check(activations.logits[inner], residues)
-        if CONTACTS in self.outputs:
-            maps = torch.cat([one.flatten() for one in activations.contacts])
-            values[CONTACTS_KEY] = found.check(maps, [n * n for n in residues])
+        for key in self.outputs.keys:
+            output, layer = (parsed := Key.parse(key)).output, parsed.layer
+            sizes = [output.rows(n) for n in residues] if output.ragged else None
+            values[key] = found.check(_VALUES[output.name](done, layer), sizes)
+        if MEAN not in self.outputs:  # a value that is not finite anywhere shows in the mean
+            for mean in means.values():
+                found.check(mean)
         return {key: _to_host(x) for key, x in values.items()}, _to_host(found.all)
 
     # -- collecting ----------------------------------------------------------------------------
@@ -260,9 +273,8 @@ class Encoder:
         if self.model.dtype != torch.float32:
             for index, one in enumerate(embedded):
                 if one.reason == _NOT_FINITE:
-                    embedded[index] = self._embed_exactly(batch.sequences[index])
-        digests = [digest_sequence(sequence) for sequence in batch.sequences]
-        return join(digests, embedded, self.outputs)
+                    embedded[index] = self._embed_exactly(batch, index)
+        return join(batch.digests, embedded, self.outputs)
 
     def _embedded(self, batch: InFlight) -> list[Embedded]:
         batch.arrived()
@@ -282,13 +294,40 @@ class Encoder:
                 embedded.append(Embedded(stitch(starts, own), len(windows)))
         return embedded
 
-    def _embed_exactly(self, sequence: bytes) -> Embedded:
+    def _embed_exactly(self, batch: InFlight, index: int) -> Embedded:
         """Embed one sequence in float32, after another precision gave NaN or infinity."""
         if self._exact_model is None:
             log.warning("a value in %s is not finite: computing it in float32", self.model.dtype)
             self._exact_model = self.load_model(torch.float32)
-        (embedded,) = self._embedded(self._launch([sequence], self._exact_model))
+        alone = Batch(batch.sequences[index : index + 1], batch.digests[index : index + 1])
+        (embedded,) = self._embedded(self._launch(alone, self._exact_model))
         return embedded
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """What a pass over w windows of r residues in all gave, and which of its tokens are which.
+
+    Attributes:
+        means: by layer, (w, D).
+        bos: (w,) the place of each BOS among the tokens.
+        inner: (r,) the places of the residues.
+    """
+
+    activations: Activations
+    means: dict[int, Tensor]
+    bos: Tensor
+    inner: Tensor
+
+
+# By output: its values from a pass, those of one window after those of another.
+_VALUES: dict[str, Callable[[_Pass, int | None], Tensor]] = {
+    MEAN: lambda done, layer: done.means[layer],
+    BOS: lambda done, layer: done.activations.hidden[layer][done.bos],
+    RESIDUES: lambda done, layer: done.activations.hidden[layer][done.inner],
+    LOGITS: lambda done, _: done.activations.logits[done.inner],
+    CONTACTS: lambda done, _: torch.cat([one.flatten() for one in done.activations.contacts]),
+}
 
 
 class _Finite:

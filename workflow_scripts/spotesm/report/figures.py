@@ -10,7 +10,7 @@ import numpy as np
 import plotly.graph_objects as go
 
 from spotesm.report.landscape import Landscape
-from spotesm.runs.history import Attempt
+from spotesm.runs.history import PastAttempt
 
 BLUE, ORANGE, GREY = "#3b82f6", "#f59e0b", "#9ca3af"
 COLOURS = {"completed": "#16a34a", "stopped": ORANGE, "killed": "#7c3aed", "failed": "#dc2626"}
@@ -45,7 +45,7 @@ def draw_lengths(lengths: np.ndarray, windowed: np.ndarray) -> go.Figure:
     return figure
 
 
-def draw_timeline(attempts: Sequence[Attempt]) -> go.Figure | None:
+def draw_timeline(attempts: Sequence[PastAttempt]) -> go.Figure | None:
     """Draw when which shard was worked on, where, and how each attempt ended."""
     if not attempts:
         return None
@@ -73,7 +73,7 @@ def draw_timeline(attempts: Sequence[Attempt]) -> go.Figure | None:
     return figure
 
 
-def draw_throughput(attempts: Sequence[Attempt]) -> go.Figure | None:
+def draw_throughput(attempts: Sequence[PastAttempt]) -> go.Figure | None:
     """Draw tokens/s of all devices together over time."""
     speeds = [speed for attempt in attempts for speed in attempt.speeds]
     if not speeds:
@@ -176,7 +176,7 @@ def layout(x: str, y: str, **options: object) -> go.Figure:
     return figure
 
 
-def place(attempt: Attempt) -> str:
+def place(attempt: PastAttempt) -> str:
     """Name the host and device that an attempt ran on."""
     return escape(f"{attempt.host}, {attempt.device}")
 

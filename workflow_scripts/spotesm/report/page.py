@@ -9,16 +9,16 @@ from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, select_autoescape
+from jinja2 import Environment, StrictUndefined, Template, select_autoescape
 from plotly.offline import get_plotlyjs
 
 from spotesm.base.durable import read_json, replacing
 from spotesm.base.failures import InputError
-from spotesm.commands.status import duration
+from spotesm.base.text import duration
 from spotesm.hdf5.reader import Embeddings
 from spotesm.report.figures import draw_lengths, draw_map, draw_throughput, draw_timeline
 from spotesm.report.landscape import survey
-from spotesm.runs.history import Attempt, read_history
+from spotesm.runs.history import PastAttempt, read_history
 
 log = logging.getLogger(__name__)
 
@@ -62,7 +62,7 @@ class ReportJob:
     output: Path
 
 
-def write_report(job: ReportJob) -> None:
+def report_dataset(job: ReportJob) -> None:
     """Write the page; it needs no other file.
 
     Raises:
@@ -98,7 +98,7 @@ def write_report(job: ReportJob) -> None:
     log.info("%s: %.1f MB", job.output, len(page.encode()) / 1e6)
 
 
-def load_template() -> "jinja2.Template":
+def load_template() -> Template:
     """Return the page's template; everything put into it is escaped."""
     environment = Environment(
         autoescape=select_autoescape(default=True),
@@ -151,7 +151,7 @@ def read_rejected(path: Path) -> list[dict[str, str]]:
         ]
 
 
-def collect_numbers(summary: dict, attempts: Sequence[Attempt]) -> list[tuple[str, str]]:
+def collect_numbers(summary: dict, attempts: Sequence[PastAttempt]) -> list[tuple[str, str]]:
     """Return what stands at the top of the page: labels and values."""
     seconds = max(summary["seconds"], 1e-9)
     gpu_hours = sum(a.seconds for a in attempts if a.device.startswith("cuda")) / 3600

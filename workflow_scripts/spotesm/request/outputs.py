@@ -1,25 +1,145 @@
-"""Which outputs a run computes for each sequence, and what they are called in files."""
+"""The outputs: one row each of a table, and the keys under which files hold them."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from spotesm.sequences.alphabet import VOCABULARY_SIZE
+
+VALUES = "values"  # the second half of the key of an output that has no layers
+OFFSETS = "offsets"  # beside the keys of a ragged output: where each record's values begin
+Windows = Sequence[np.ndarray]
+
+
+def add(_: Sequence[int], windows: Windows) -> np.ndarray:
+    """Sum what the windows say: of means, which are sums of shares already."""
+    return np.sum(windows, axis=0)
+
+
+def average(_: Sequence[int], windows: Windows) -> np.ndarray:
+    """Average what the windows say."""
+    return np.mean(windows, axis=0)
+
+
+def average_residues(starts: Sequence[int], windows: Windows) -> np.ndarray:
+    """Average, for each residue, over the windows that cover it; they begin at `starts`."""
+    total = np.zeros((starts[-1] + len(windows[-1]), windows[0].shape[1]), np.float32)
+    coverage = np.zeros((len(total), 1), np.float32)
+    for start, values in zip(starts, windows, strict=True):
+        total[start : start + len(values)] += values
+        coverage[start : start + len(values)] += 1
+    total /= coverage
+    return total
+
+
+def concatenate(_: Sequence[int], windows: Windows) -> np.ndarray:
+    """Keep what each window says, one after another."""
+    return np.concatenate(windows)
+
+
+def one(_: int) -> int:
+    """One row, whatever the residues."""
+    return 1
+
+
+def every(residues: int) -> int:
+    """One row a residue."""
+    return residues
+
+
+def pairs(residues: int) -> int:
+    """One value a pair of residues."""
+    return residues * residues
+
+
+@dataclass(frozen=True)
+class Output:
+    """What of an output differs from others.
+
+    Attributes:
+        name: as the config and the files call it.
+        fair_esm: as fair-esm's extract.py calls it.
+        per_layer: whether each layer has its own; its keys are `NAME/LAYER`, else `NAME/values`.
+        rows: how many rows a window (or a whole sequence) of so many residues has.
+        width: numbers in a row; None for the model's dimensions.
+        join: makes one array of a sequence out of those of its windows and their starts.
+    """
+
+    name: str
+    fair_esm: str
+    per_layer: bool
+    rows: Callable[[int], int]
+    width: int | None
+    join: Callable[[Sequence[int], Windows], np.ndarray]
+
+    @property
+    def ragged(self) -> bool:
+        """Whether the number of rows depends on the sequence; others have one row a record."""
+        return self.rows is not one
+
+    def keys(self, layers: Sequence[int]) -> list[str]:
+        """Return its keys, given the layers asked for."""
+        return [f"{self.name}/{layer}" for layer in layers] if self.per_layer else [self.key()]
+
+    def key(self, layer: int | None = None) -> str:
+        """Return one of its keys."""
+        return f"{self.name}/{VALUES if layer is None else layer}"
+
+
 MEAN, BOS, RESIDUES, LOGITS, CONTACTS = "mean", "bos", "residues", "logits", "contacts"
-OUTPUTS = (MEAN, BOS, RESIDUES, LOGITS, CONTACTS)
-LOGITS_KEY, CONTACTS_KEY = f"{LOGITS}/values", f"{CONTACTS}/values"
+OUTPUTS = {
+    output.name: output
+    for output in (
+        Output(MEAN, "mean_representations", True, one, None, add),
+        Output(BOS, "bos_representations", True, one, None, average),
+        Output(RESIDUES, "representations", True, every, None, average_residues),
+        Output(LOGITS, "logits", False, every, VOCABULARY_SIZE, average_residues),
+        Output(CONTACTS, "contacts", False, pairs, 1, concatenate),
+    )
+}
+
+
+@dataclass(frozen=True)
+class Key:
+    """A key, taken apart: the path of a dataset in our files, such as `mean/6`.
+
+    Attributes:
+        output: a row of `OUTPUTS`.
+        layer: None where the output has none.
+    """
+
+    output: Output
+    layer: int | None
+
+    @classmethod
+    def parse(cls, key: str) -> "Key | None":
+        """Take a key apart; None if it is none."""
+        name, _, rest = key.partition("/")
+        output = OUTPUTS.get(name)
+        if output is None or not (rest.isdecimal() if output.per_layer else rest == VALUES):
+            return None
+        return cls(output, int(rest) if output.per_layer else None)
+
+
+def output_of(key: str) -> Output:
+    """Return the output that a key is of."""
+    parsed = Key.parse(key)
+    assert parsed is not None, key
+    return parsed.output
+
+
+def offsets_of(output: Output) -> str:
+    """Return where a merged file has the offsets of a ragged output."""
+    return f"{output.name}/{OFFSETS}"
 
 
 @dataclass(frozen=True)
 class Outputs:
     """What is computed in one pass over the model.
 
-    Every output has one or several keys, `GROUP/NAME`, which are the paths of its datasets:
-    `mean/LAYER`, `bos/LAYER` and `residues/LAYER` for each layer, `logits/values` and
-    `contacts/values`.
-
     Attributes:
-        names: of `mean`, `bos`, `residues`, `logits` and `contacts`.
+        names: of `OUTPUTS`.
         layers: as fair-esm counts them: 0 is the embedding, n the n-th layer, and the last one
             comes after the final norm.
         store_dtype: `float32` or `float16`, what values are stored in.
@@ -29,30 +149,22 @@ class Outputs:
     layers: tuple[int, ...]
     store_dtype: str = "float32"
 
-    @classmethod
-    def of_model(
-        cls, names: Sequence[str], layers: Sequence[int], store_dtype: str, n_layers: int
-    ) -> "Outputs":
-        """Resolve layers that are counted from the end; -1 is the last. Each is taken once."""
-        resolved = (layer % (n_layers + 1) for layer in layers)
-        return cls(tuple(names), tuple(dict.fromkeys(resolved)), store_dtype)
+    @property
+    def keys(self) -> list[str]:
+        """All keys: outputs in the order asked for, ragged ones in that of the table."""
+        return self.row_keys + self.ragged_keys
 
     @property
     def row_keys(self) -> list[str]:
         """Keys of what has one row a sequence, in the order asked for."""
-        return [
-            f"{name}/{layer}" for name in self.names if name in (MEAN, BOS) for layer in self.layers
-        ]
+        asked = [OUTPUTS[name] for name in self.names]
+        return [key for output in asked if not output.ragged for key in output.keys(self.layers)]
 
     @property
     def ragged_keys(self) -> list[str]:
         """Keys of what has a number of rows that depends on the sequence."""
-        keys = [f"{RESIDUES}/{layer}" for layer in self.layers if RESIDUES in self.names]
-        return keys + [
-            key
-            for name, key in ((LOGITS, LOGITS_KEY), (CONTACTS, CONTACTS_KEY))
-            if name in self.names
-        ]
+        asked = [output for name, output in OUTPUTS.items() if name in self.names]
+        return [key for output in asked if output.ragged for key in output.keys(self.layers)]
 
     @property
     def dtype(self) -> np.dtype:
@@ -61,8 +173,3 @@ class Outputs:
 
     def __contains__(self, name: str) -> bool:
         return name in self.names
-
-
-def group_of(key: str) -> str:
-    """Return the output that a key belongs to; `offsets` lie in this group, too."""
-    return key.partition("/")[0]

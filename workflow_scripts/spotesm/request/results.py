@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from spotesm.sequences.reasons import Reason
+
 
 @dataclass(frozen=True)
 class Ragged:
@@ -23,15 +25,15 @@ class Results:
     """Outputs of k sequences; what belongs to a rejected one is undefined or empty.
 
     Attributes:
-        digests: (k,) S16, blake2b-128 of each normalised sequence.
-        reasons: why a sequence was rejected instead; empty for all others.
+        digests: (k,) DIGEST, of each normalised sequence.
+        reasons: why a sequence was rejected instead; None for all others.
         windows: (k,) int32, in how many windows each went through the model.
         rows: by key (see `Outputs`), (k, D): outputs with one row a sequence.
         ragged: by key, outputs with a number of values that depends on the sequence.
     """
 
     digests: np.ndarray
-    reasons: list[str]
+    reasons: list[Reason | None]
     windows: np.ndarray
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     ragged: dict[str, Ragged] = field(default_factory=dict)
@@ -43,6 +45,6 @@ class Results:
         return sum(array.nbytes for array in arrays)
 
 
-def rejected(digests: np.ndarray, reason: str) -> Results:
+def rejected(digests: np.ndarray, reason: Reason) -> Results:
     """Return the results of sequences (k,) that are all rejected: no values, one reason."""
     return Results(digests, [reason] * len(digests), np.zeros(len(digests), np.int32))

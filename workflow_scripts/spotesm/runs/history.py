@@ -8,13 +8,14 @@ from datetime import datetime
 from pathlib import Path
 
 from spotesm.base.journal import Journal
+from spotesm.base.paths import shard_order
 from spotesm.embed.progress import SPEED_FILE_NAME
 
 ENDS = ("stopped", "failed", "completed")
 
 
 @dataclass(frozen=True)
-class Attempt:
+class PastAttempt:
     """One attempt at a shard.
 
     Attributes:
@@ -41,13 +42,13 @@ class Attempt:
         return self.end - self.start
 
 
-def read_history(checkpoints: Path) -> list[Attempt]:
+def read_history(checkpoints: Path) -> list[PastAttempt]:
     """Return all attempts at all shards, by shard and time."""
-    folders = sorted(checkpoints.glob("*-of-*"), key=lambda f: int(f.name.partition("-of-")[0]))
+    folders = sorted(checkpoints.glob("*-of-*"), key=shard_order)
     return [attempt for folder in folders for attempt in _read_attempts(folder)]
 
 
-def _read_attempts(folder: Path) -> Iterator[Attempt]:
+def _read_attempts(folder: Path) -> Iterator[PastAttempt]:
     speeds = list(_read_speeds(folder))
     events = Journal(folder / "journal.jsonl").read()
     starts = [place for place, event in enumerate(events) if event["event"] == "start"]
@@ -63,7 +64,7 @@ def _read_attempts(folder: Path) -> Iterator[Attempt]:
             computed = ends[-1].get("computed", 0)
             if outcome == "failed":
                 outcome = f"failed: {ends[-1]['type']}"
-        yield Attempt(
+        yield PastAttempt(
             shard=folder.name,
             number=begin["attempt"],
             host=begin["host"],

@@ -1,7 +1,6 @@
 """FASTA in: stream records, normalise sequences, say clearly what is wrong."""
 
 import gzip
-import hashlib
 import io
 import zlib
 from collections.abc import Iterator
@@ -12,8 +11,8 @@ from Bio.SeqIO.FastaIO import SimpleFastaParser
 
 from spotesm.base.failures import InputError
 from spotesm.sequences.alphabet import RESIDUES
+from spotesm.sequences.reasons import EMPTY, INVALID_CHARACTER, Reason
 
-DIGEST_BYTES = 16
 GZIP_MAGIC = b"\x1f\x8b"
 GAPS = b"-."
 _LETTERS_OUTSIDE_ALPHABET = bytes(set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ") - set(RESIDUES))
@@ -21,17 +20,11 @@ _UNKNOWN_TO_X = bytes.maketrans(_LETTERS_OUTSIDE_ALPHABET, b"X" * len(_LETTERS_O
 
 
 class RejectedSequence(Exception):
-    """A record that cannot be embedded; `reason` is a keyword, `detail` a phrase."""
+    """A record that cannot be embedded, and why."""
 
-    def __init__(self, reason: str, detail: str) -> None:
-        super().__init__(f"{reason}: {detail}")
-        self.reason = reason
-        self.detail = detail
-
-
-def digest_sequence(sequence: bytes) -> bytes:
-    """Return the blake2b-128 digest (16 bytes) of a normalised sequence."""
-    return hashlib.blake2b(sequence, digest_size=DIGEST_BYTES).digest()
+    def __init__(self, keyword: str, detail: str) -> None:
+        self.reason = Reason(keyword, detail)
+        super().__init__(str(self.reason))
 
 
 def normalise_sequence(raw: str) -> tuple[bytes, int]:
@@ -46,13 +39,13 @@ def normalise_sequence(raw: str) -> tuple[bytes, int]:
     """
     sequence = raw.encode().upper().translate(None, delete=GAPS).removesuffix(b"*")
     if not sequence:
-        raise RejectedSequence("empty", "no residues")
+        raise RejectedSequence(EMPTY, "no residues")
     if not sequence.isalpha():
         text = sequence.decode()
         position, character = next(
             (i, c) for i, c in enumerate(text, start=1) if not (c.isascii() and c.isalpha())
         )
-        raise RejectedSequence("invalid_character", f"{character!r} at residue {position}")
+        raise RejectedSequence(INVALID_CHARACTER, f"{character!r} at residue {position}")
     known = sequence.translate(None, delete=_LETTERS_OUTSIDE_ALPHABET)
     return sequence.translate(_UNKNOWN_TO_X), len(sequence) - len(known)
 

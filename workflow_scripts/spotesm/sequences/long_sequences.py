@@ -42,14 +42,26 @@ class LongSequences:
 
     def count_tokens(self, lengths: np.ndarray) -> np.ndarray:
         """Return the tokens that sequences of `lengths` (u,) cost, all windows together."""
+        return self.count_windows(lengths) * (self.longest_window(lengths) + SPECIAL_TOKENS)
+
+    def count_windows(self, lengths: np.ndarray) -> np.ndarray:
+        """Return in how many windows sequences of `lengths` (u,) go through the model."""
         lengths = lengths.astype(np.int64)
-        if self.policy == WHOLE:
-            return lengths + SPECIAL_TOKENS
         n_windows = np.ones_like(lengths)
         if self.policy == WINDOW:
             step = self.window - self.overlap
             n_windows += np.maximum(0, -(-(lengths - self.window) // step))
-        return n_windows * (np.minimum(lengths, self.window) + SPECIAL_TOKENS)
+        return n_windows
+
+    def longest_window(self, lengths: np.ndarray) -> np.ndarray:
+        """Return the residues of each window of sequences of `lengths` (u,)."""
+        lengths = lengths.astype(np.int64)
+        return lengths if self.policy == WHOLE else np.minimum(lengths, self.window)
+
+    def count_seen(self, lengths: np.ndarray) -> np.ndarray:
+        """Return how many residues of sequences of `lengths` (u,) the model sees at all."""
+        lengths = lengths.astype(np.int64)
+        return np.minimum(lengths, self.window) if self.policy == TRUNCATE else lengths
 
     def rejects(self, lengths: np.ndarray) -> np.ndarray:
         """Return which sequences, (u,) bool, are rejected for their `lengths` (u,)."""

@@ -13,18 +13,12 @@ from typing import BinaryIO
 import numpy as np
 
 from spotesm.base.durable import replacing, write_json
-from spotesm.sequences.fasta import (
-    DIGEST_BYTES,
-    RejectedSequence,
-    digest_sequence,
-    normalise_sequence,
-    read_fasta,
-)
+from spotesm.sequences.digests import digest_sequence, from_bytes, hash_text
+from spotesm.sequences.fasta import RejectedSequence, normalise_sequence, read_fasta
 
 log = logging.getLogger(__name__)
 
 REJECTED_COLUMNS = ("ordinal", "id", "stage", "reason", "detail")
-_ID_HASH_BYTES = 8
 _ID_HASHES_AT_ONCE = 1 << 20
 
 
@@ -58,12 +52,13 @@ def split_fasta(
         rejects.writerow(REJECTED_COLUMNS)
         id_hashes = stack.enter_context(tempfile.TemporaryFile(dir=rejected.parent))
         for ordinal, (identifier, raw) in enumerate(_read_all(inputs)):
-            id_hashes.write(digest_sequence(identifier.encode())[:_ID_HASH_BYTES])
+            id_hashes.write(hash_text(identifier))
             try:
                 sequence, replaced = normalise_sequence(raw)
             except RejectedSequence as error:
                 counts["n_rejected"] += 1
-                rejects.writerow((ordinal, identifier, "split", error.reason, error.detail))
+                why = error.reason
+                rejects.writerow((ordinal, identifier, "split", why.keyword, why.detail))
                 continue
             counts["n_residues"] += len(sequence)
             counts["n_replaced_residues"] += replaced
@@ -125,7 +120,7 @@ class Shard:
         path: the shard FASTA.
         ordinals: (n,) int64, ascending; each record's place in the inputs.
         sequence_of_record: (n,) int64, which of the u sequences a record has.
-        digests: (u,) S16, ascending; blake2b-128 of each sequence.
+        digests: (u,) DIGEST, ascending; blake2b-128 of each sequence.
         lengths: (u,) int32, residues.
         offsets: (u,) int64, where each sequence starts in the file, in bytes.
     """
@@ -150,7 +145,7 @@ class Shard:
                 lengths.append(len(sequence))
                 digests += digest_sequence(sequence)
         unique, first, sequence_of_record = np.unique(
-            np.frombuffer(bytes(digests), dtype=f"S{DIGEST_BYTES}"),
+            from_bytes(digests),
             return_index=True,
             return_inverse=True,
         )
@@ -187,7 +182,7 @@ class Shard:
         return [first[int(index)] for index in which]
 
     def find(self, digests: np.ndarray) -> np.ndarray:
-        """Return the index of each of `digests` (k,) S16 in `self.digests`; -1 where absent."""
+        """Return the index of each of `digests` (k,) DIGEST in `self.digests`; -1 where absent."""
         if not len(self.digests):
             return np.full(len(digests), -1)
         index = np.searchsorted(self.digests, digests).clip(max=len(self.digests) - 1)

@@ -8,12 +8,11 @@ from pathlib import Path
 
 import torch
 
-from spotesm import PRETRAINED, UNTRAINED
 from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import WeightsError
+from spotesm.base.paths import PRETRAINED, UNTRAINED
+from spotesm.weights.architectures import ARCHITECTURES, Architecture
 from spotesm.weights.files import (
-    ARCHITECTURES,
-    Architecture,
     FairESM,
     find_regression,
     load_model,

@@ -1,0 +1,361 @@
+"""The config: read strictly, checked against its schema and against itself, defaults filled in."""
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from difflib import get_close_matches
+from pathlib import Path
+
+import yaml
+from Bio.Data.CodonTable import unambiguous_dna_by_id
+from jsonschema import Draft202012Validator, validators
+from jsonschema.exceptions import ValidationError, best_match
+
+from spotesm.base.failures import ConfigError
+from spotesm.base.paths import SCHEMA, is_own_weights
+from spotesm.request.outputs import OUTPUTS
+from spotesm.request.request import Request
+from spotesm.sequences.long_sequences import SMALLER_WINDOWS, WHOLE, WINDOW
+
+ESM1_WINDOW = 1022  # its positions are learned, and there are 1,024 with BOS and EOS
+
+# A part is written when the first of these is reached; each can be overridden.
+CHECKPOINT_PRESETS = {
+    "default": {"sequences": 10_000, "seconds": 300, "bytes": 2**30},
+    # Viral proteomes: many short proteins, so a part fills quickly and is cheap to write.
+    "viral": {"sequences": 5_000, "seconds": 180, "bytes": 2**30},
+}
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]*")
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """Refuses a key that is given twice, which YAML forbids and its readers let pass."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
+        seen: set[object] = set()
+        for key, _ in node.value:
+            name = self.construct_object(key, deep=True)
+            if name in seen:
+                line = key.start_mark.line + 1
+                raise ConfigError(f"{self.name}, line {line}: {name!r} is given twice; keep one")
+            seen.add(name)
+        return super().construct_mapping(node, deep)
+
+
+def refuse_repeated_keys(path: Path) -> None:
+    """Check that no key of a config file, at any depth, is given twice.
+
+    Raises:
+        ConfigError: one is; names file and line.
+    """
+    with open(path, encoding="utf-8") as file:
+        yaml.load(file, _StrictLoader)
+
+
+# -- checking --------------------------------------------------------------------------------------
+
+
+def check_config(given: Mapping) -> dict:
+    """Return the config with its paths expanded and its defaults filled in.
+
+    Raises:
+        ConfigError: something in it is wrong, or has no effect; names the key.
+    """
+    config = deepcopy(dict(given))
+    _take_shorthands(config)
+    _expand_paths(config)
+    asked = deepcopy(config)
+    _check_schema(config)
+    request = Request.of_config(config)
+    _check_datasets(config["datasets"])
+    _check_windows(request)
+    _check_layers(request)
+    _refuse_what_has_no_effect(asked, config)
+    return config
+
+
+def _take_shorthands(config: dict) -> None:
+    """Take one value for a list of one, one path for a dataset of that name, 9606 for a name."""
+    if not config.get("datasets"):
+        raise ConfigError(
+            "config: datasets: is missing; name your FASTA in a config (datasets: my.fasta) and "
+            "give it by --configfile, or by --config datasets=my.fasta"
+        )
+    datasets = config["datasets"]
+    if isinstance(datasets, str):
+        datasets = {re.sub(r"[^A-Za-z0-9_-]+", "-", _stem(datasets)).strip("-"): datasets}
+    if isinstance(datasets, dict):
+        config["datasets"] = {_name_of_dataset(name): paths for name, paths in datasets.items()}
+    for key in ("outputs", "layers"):
+        if isinstance(config.get(key), str | int) and not isinstance(config[key], bool):
+            config[key] = [config[key]]
+
+
+def _stem(path: str) -> str:
+    """Return the name of a file without folders and without what tells its type."""
+    return re.sub(r"\.(gz|bz2|xz|zst)$", "", Path(path).name).rpartition(".")[0] or Path(path).name
+
+
+def _name_of_dataset(name: object) -> str:
+    if isinstance(name, int) and not isinstance(name, bool):  # such as a taxon's number
+        return str(name)
+    if not isinstance(name, str):
+        raise ConfigError(
+            f"config: datasets: YAML reads one of the names as {name!r}; put it in quotes"
+        )
+    if not NAME.fullmatch(name):
+        raise ConfigError(
+            f"config: datasets: {name!r} cannot be a name: use letters, digits, _ and -, and begin "
+            "with a letter or a digit"
+        )
+    return name
+
+
+def _expand_paths(config: dict) -> None:
+    """Replace `~` and `$VARIABLE` in every path."""
+    datasets = config["datasets"]
+    if isinstance(datasets, dict):
+        for name, value in datasets.items():
+            where = f"datasets: {name}"
+            if isinstance(value, dict):
+                if "fasta" in value:
+                    value["fasta"] = _expand_all(value["fasta"], where)
+            else:
+                datasets[name] = _expand_all(value, where)
+    for group, key in (("model", "weights"), ("report", "labels"), ("checkpoint", "dir")):
+        if isinstance(config.get(group), dict) and isinstance(config[group].get(key), str):
+            config[group][key] = expand_path(config[group][key], f"{group}: {key}")
+
+
+def _expand_all(paths: object, where: str) -> object:
+    if isinstance(paths, str):
+        return expand_path(paths, where)
+    if isinstance(paths, list):
+        return [expand_path(path, where) if isinstance(path, str) else path for path in paths]
+    return paths
+
+
+def expand_path(path: str, where: str) -> str:
+    """Replace `~` and `$VARIABLE`.
+
+    Raises:
+        ConfigError: there is no such variable or user, or Snakemake would misread the path.
+    """
+    expanded = os.path.expanduser(os.path.expandvars(path))
+    unset = re.search(r"\$(\w+|\{\w+\})", expanded)
+    if unset:
+        raise ConfigError(f"config: {where}: {path}: {unset[0]} is not set in the environment")
+    if expanded.startswith("~"):
+        raise ConfigError(
+            f"config: {where}: {path}: there is no such user; begin with ./ if it is a file"
+        )
+    if set(expanded) & set("{}\n"):
+        raise ConfigError(
+            f"config: {where}: {path!r}: Snakemake takes braces and line ends in a path for "
+            "its own; rename it, or make a link to it"
+        )
+    return expanded
+
+
+def _check_schema(config: dict) -> None:
+    """Check the config against its schema, and fill in the defaults."""
+    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
+    errors = list(_filling_validator()(schema).iter_errors(config))
+    if errors:
+        raise ConfigError(_describe(best_match(errors)))
+
+
+def _filling_validator() -> type[Draft202012Validator]:
+    """Return a validator that fills in defaults, as jsonschema's documentation shows."""
+
+    def fill(
+        validator: Draft202012Validator, properties: dict, instance: object, schema: dict
+    ) -> Iterator[ValidationError]:
+        if isinstance(instance, dict):
+            for name, rule in properties.items():
+                if "default" in rule:
+                    instance.setdefault(name, deepcopy(rule["default"]))
+        yield from Draft202012Validator.VALIDATORS["properties"](
+            validator, properties, instance, schema
+        )
+
+    # Not JSON's integers, among which 3.0 is.
+    integers = Draft202012Validator.TYPE_CHECKER.redefine(
+        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
+    )
+    return validators.extend(Draft202012Validator, {"properties": fill}, type_checker=integers)
+
+
+def _describe(error: ValidationError) -> str:
+    where = ": ".join(map(str, error.absolute_path)) or "top level"
+    hint = ""
+    if error.validator == "additionalProperties":
+        known = list(error.schema["properties"])
+        unknown = [str(name) for name in error.instance if name not in known]
+        close = get_close_matches(unknown[0], known, 1)
+        hint = f"; did you mean {close[0]!r}?" if close else f"; it may have {', '.join(known)}"
+        return f"config: {where}: {', '.join(map(repr, unknown))} is no key there{hint}"
+    if error.validator == "enum" and isinstance(error.instance, str):
+        close = get_close_matches(error.instance, map(str, error.validator_value), 1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+    return f"config: {where}: {error.message}{hint}"
+
+
+def _check_datasets(datasets: dict) -> None:
+    folded: dict[str, str] = {}
+    for name, settings in datasets.items():
+        if (other := folded.setdefault(name.casefold(), name)) != name:
+            raise ConfigError(
+                f"config: datasets: {other} and {name} would share a folder where file names do "
+                "not tell upper from lower case; rename one"
+            )
+        if not isinstance(settings, dict):
+            continue
+        if settings.get("alphabet") != "nucleotide":
+            for key in settings.keys() & {"genetic_code", "min_orf"}:
+                raise ConfigError(
+                    f"config: datasets: {name}: {key}: has no effect on proteins; remove it, or "
+                    "say alphabet: nucleotide"
+                )
+        code = settings.get("genetic_code", 1)
+        if code not in unambiguous_dna_by_id:
+            known = ", ".join(map(str, sorted(unambiguous_dna_by_id)))
+            raise ConfigError(
+                f"config: datasets: {name}: genetic_code: {code}: NCBI's numbers are {known}"
+            )
+
+
+def _check_windows(request: Request) -> None:
+    long = request.long_sequences
+    if long.overlap >= long.window:
+        raise ConfigError(
+            "config: long_sequences: overlap: must be smaller than window "
+            f"({long.overlap} is not smaller than {long.window})"
+        )
+    if request.architecture.family != "esm1":
+        return
+    if request.engine != "reference":
+        raise ConfigError(f"config: model: engine: {request.model} needs `engine: reference`")
+    if long.window > ESM1_WINDOW or long.policy == WHOLE:
+        raise ConfigError(
+            f"config: long_sequences: {request.model} sees at most {ESM1_WINDOW} residues at once; "
+            f"set window to {ESM1_WINDOW} or less, and a policy other than whole"
+        )
+
+
+def _check_layers(request: Request) -> None:
+    n_layers = request.architecture.layers
+    for layer in request.layers:
+        if not -n_layers - 1 <= layer <= n_layers:
+            raise ConfigError(
+                f"config: layers: {layer}: {request.model} has layers 0 to {n_layers}, "
+                f"or counted from the end, -1 to {-n_layers - 1}"
+            )
+
+
+def _cuts(config: dict) -> bool:
+    long = config["long_sequences"]
+    return long["policy"] == WINDOW or long["out_of_memory"] == SMALLER_WINDOWS
+
+
+def _off(config: dict) -> bool:
+    return not config["checkpoint"]["enabled"]
+
+
+# Keys that can be without effect: when, and beside what. Named only where the user gave them.
+_WITHOUT_EFFECT: tuple[tuple[tuple[str, ...], Callable[[dict], bool], str], ...] = (
+    (("long_sequences", "overlap"), lambda c: not _cuts(c), "this policy"),
+    (
+        ("long_sequences", "window"),
+        lambda c: c["long_sequences"]["policy"] == WHOLE,
+        "policy: whole",
+    ),
+    (
+        ("layers",),
+        lambda c: not any(OUTPUTS[name].per_layer for name in c["outputs"]),
+        "outputs that have no layers",
+    ),
+    *(
+        (("checkpoint", key), _off, "enabled: false")
+        for key in ("preset", "sequences", "seconds", "bytes", "keep_parts", "force_restart")
+    ),
+)
+
+
+def _refuse_what_has_no_effect(asked: dict, config: dict) -> None:
+    """Refuse keys that the user gave and that change nothing beside the others."""
+    for path, is_idle, beside in _WITHOUT_EFFECT:
+        given = asked
+        for step in path:
+            given = given.get(step) if isinstance(given, dict) else None
+        if given is not None and is_idle(config):
+            raise ConfigError(f"config: {': '.join(path)}: has no effect with {beside}; remove it")
+
+
+# -- asking ----------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What the config says of one dataset.
+
+    Attributes:
+        fasta: files, folders and patterns, as given.
+        alphabet: `protein` or `nucleotide`; None where the config does not say.
+        genetic_code: NCBI's number, of nucleotide input.
+        min_orf: residues between two stops, of nucleotide input.
+    """
+
+    fasta: tuple[str, ...]
+    alphabet: str | None = None
+    genetic_code: int = 1
+    min_orf: int = 30
+
+    @classmethod
+    def of_config(cls, config: Mapping, name: str) -> "Dataset":
+        """Take it from a checked config."""
+        settings = config["datasets"][name]
+        if not isinstance(settings, dict):
+            settings = {"fasta": settings}
+        fasta = settings["fasta"]
+        return cls(**{**settings, "fasta": (fasta,) if isinstance(fasta, str) else tuple(fasta)})
+
+    @property
+    def is_nucleotide(self) -> bool:
+        """Whether it is translated first."""
+        return self.alphabet == "nucleotide"
+
+
+def checkpoint_thresholds(config: Mapping) -> dict:
+    """Return when a part is written: the preset, overridden key by key."""
+    settings = config["checkpoint"]
+    preset = CHECKPOINT_PRESETS[settings["preset"]]
+    return {key: settings.get(key, value) for key, value in preset.items()}
+
+
+def compression_filter(config: Mapping) -> str | None:
+    """Return the HDF5 filter, as h5py calls it."""
+    return None if config["compression"] == "none" else config["compression"]
+
+
+def own_files(config: Mapping) -> dict[str, list[str]]:
+    """Return the files of the user's own that are no FASTA: weights and labels.
+
+    Raises:
+        ConfigError: one is not there.
+    """
+    weights, labels = config["model"]["weights"], config["report"]["labels"]
+    files = {
+        "weights": [weights] if is_own_weights(weights) else [],
+        "labels": [labels] if labels else [],
+    }
+    for where, paths in (("model: weights", files["weights"]), ("report: labels", files["labels"])):
+        for path in paths:
+            if not Path(path).is_file():
+                raise ConfigError(f"config: {where}: no such file: {path}")
+    return files

@@ -1,0 +1,47 @@
+"""Digests of sequences: one type everywhere, numpy's raw 16 bytes; converted at the edges only.
+
+Not numpy's `S16`, which drops NUL bytes at the end.
+"""
+
+import hashlib
+from collections.abc import Iterable
+
+import numpy as np
+
+DIGEST_BYTES = 16
+DIGEST = np.dtype(f"V{DIGEST_BYTES}")
+
+
+def digest_sequence(sequence: bytes) -> bytes:
+    """Return the blake2b-128 digest (16 bytes) of a normalised sequence."""
+    return hashlib.blake2b(sequence, digest_size=DIGEST_BYTES).digest()
+
+
+def digests_of(sequences: Iterable[bytes]) -> np.ndarray:
+    """Return the digests of k sequences, (k,) DIGEST."""
+    return from_bytes(b"".join(map(digest_sequence, sequences)))
+
+
+def from_bytes(digests: bytes | np.ndarray) -> np.ndarray:
+    """Return (k,) DIGEST from their bytes, or from (k, 16) uint8 as files hold them."""
+    return np.frombuffer(bytes(digests), dtype=DIGEST)
+
+
+def as_bytes(digests: np.ndarray) -> np.ndarray:
+    """Return (k, 16) uint8, as files hold them."""
+    return np.frombuffer(digests.tobytes(), np.uint8).reshape(-1, DIGEST_BYTES)
+
+
+def from_hex(digests: Iterable[str]) -> np.ndarray:
+    """Return (k,) DIGEST from what `as_hex` gave."""
+    return from_bytes(b"".join(map(bytes.fromhex, digests)))
+
+
+def as_hex(digests: np.ndarray) -> list[str]:
+    """Return each digest in hex."""
+    return [digest.tobytes().hex() for digest in digests]
+
+
+def hash_text(text: str) -> bytes:
+    """Return 8 bytes that stand for an id."""
+    return digest_sequence(text.encode())[:8]
