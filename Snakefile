@@ -17,11 +17,7 @@ min_version("9.0")
 
 # Datasets of the user's own replace the default config; merged with it key by key, they would be
 # embedded along with the demo, by the demo's untrained weights.
-if (
-    not workflow.overwrite_configfiles
-    and "datasets" not in workflow.overwrite_config
-    and Path("config.yaml").exists()
-):
+if not workflow.overwrite_configfiles and "datasets" not in config and Path("config.yaml").exists():
 
     configfile: "config.yaml"
 

@@ -39,6 +39,8 @@ class _StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict:
         seen: set[object] = set()
         for key, _ in node.value:
+            if key.tag == "tag:yaml.org,2002:merge":  # `<<: *base`, whose keys yield to others
+                continue
             name = self.construct_object(key, deep=True)
             if name in seen:
                 line = key.start_mark.line + 1

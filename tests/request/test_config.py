@@ -1,0 +1,214 @@
+"""What a config may say: wrong ones end with one line that names the key."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from spotesm.base.failures import ConfigError
+from spotesm.request.config import (
+    Dataset,
+    check_config,
+    checkpoint_thresholds,
+    own_files,
+    refuse_repeated_keys,
+)
+
+SMALL = {"name": "esm2_t6_8M_UR50D", "weights": "untrained"}
+
+
+def check(**keys: object) -> dict:
+    return check_config({"datasets": {"a": "in.fasta"}, "model": SMALL, **keys})
+
+
+@pytest.mark.parametrize(
+    ("keys", "line"),
+    [
+        ({"shrads": 4}, "top level: 'shrads' is no key there; did you mean 'shards'?"),
+        ({"zzz": 4}, "top level: 'zzz' is no key there; it may have datasets, shards, "),
+        ({"shards": 0}, "shards: 0 is less than the minimum of 1"),
+        ({"shards": 2.0}, "shards: 2.0 is not of type 'integer'"),
+        ({"shards": True}, "shards: True is not of type 'integer'"),
+        ({"shards": "many"}, "shards: 'many' is not one of ['auto']"),
+        ({"model": {"name": "esm3"}}, "model: name: 'esm3' is not one of"),
+        (
+            {"model": {"name": "esm2_t6_8M_UR50"}},
+            "did you mean 'esm2_t6_8M_UR50D'?",
+        ),
+        ({"model": {"name": "esm2_t6_8M_UR50D", "weight": "x"}}, "did you mean 'weights'?"),
+        ({"checkpoint": {"preset": "fast"}}, "checkpoint: preset: 'fast' is not one of"),
+        ({"checkpoint": {"sequences": 0}}, "checkpoint: sequences: 0 is less than"),
+        ({"checkpoint": {"every": 5}}, "checkpoint: 'every' is no key there; it may have enabled"),
+        ({"long_sequences": {"overlap": 1022}}, "long_sequences: overlap: must be smaller"),
+        ({"long_sequences": {"window": 3}}, "long_sequences: window: 3 is less than"),
+        ({"outputs": ["means"]}, "outputs: 0: 'means' is not one of"),
+        ({"outputs": "means"}, "outputs: 0: 'means' is not one of"),
+        ({"outputs": ["mean", "mean"]}, "outputs: ['mean', 'mean'] has non-unique elements"),
+        ({"layers": [0, 7]}, "layers: 7: esm2_t6_8M_UR50D has layers 0 to 6"),
+        (
+            {"layers": [-8]},
+            "or counted from the end, -1 to -7",
+        ),
+        ({"layers": [-1.0]}, "layers: 0: -1.0 is not of type 'integer'"),
+        ({"layers": True}, "layers: True is not of type 'array'"),
+        ({"model": {"name": "esm1v_t33_650M_UR90S_1"}}, "needs `engine: reference`"),
+        (
+            {
+                "model": {"name": "esm1b_t33_650M_UR50S", "engine": "reference"},
+                "long_sequences": {"policy": "whole"},
+            },
+            "esm1b_t33_650M_UR50S sees at most 1022 residues",
+        ),
+        ({"datasets": {"x": {"fasta": "x", "code": 1}}}, "datasets: x: 'code' is no key there"),
+        ({"datasets": {"../x": "in.fasta"}}, "datasets: '../x' cannot be a name"),
+        (
+            {"datasets": {True: "in.fasta"}},
+            "names as True; put it in quotes",
+        ),
+        ({"datasets": {None: "in.fasta"}}, "YAML reads one of the names as None"),
+        ({"datasets": {1.5: "in.fasta"}}, "YAML reads one of the names as 1.5"),
+        ({"datasets": {"A": "x", "a": "y"}}, "datasets: A and a would share a folder"),
+        ({"datasets": {}}, "datasets: is missing"),
+        ({"datasets": None}, "datasets: is missing"),
+        ({"datasets": {"a": "$NO_SUCH_VARIABLE/x"}}, "$NO_SUCH_VARIABLE is not set"),
+        ({"datasets": {"a": ["x", "${NO_SUCH_VARIABLE}"]}}, "${NO_SUCH_VARIABLE} is not set"),
+        ({"datasets": {"a": "~nobody-of-this-name/x"}}, "there is no such user"),
+        ({"datasets": {"a": "x {dataset}.fasta"}}, "datasets: a: 'x {dataset}.fasta': Snakemake"),
+        ({"report": {"labels": "l}.tsv"}}, "report: labels: 'l}.tsv': Snakemake takes braces"),
+        ({"model": {**SMALL, "weights": "{x}.pt"}}, "model: weights: '{x}.pt': Snakemake"),
+        # What has no effect:
+        ({"datasets": {"a": {"fasta": "x", "genetic_code": 11}}}, "genetic_code: has no effect on"),
+        (
+            {"datasets": {"a": {"fasta": "x", "alphabet": "protein", "min_orf": 9}}},
+            "datasets: a: min_orf: has no effect on proteins",
+        ),
+        (
+            {"datasets": {"a": {"fasta": "x", "alphabet": "nucleotide", "genetic_code": 99}}},
+            "datasets: a: genetic_code: 99: NCBI's numbers are 1, 2, 3",
+        ),
+        (
+            {"long_sequences": {"policy": "truncate", "overlap": 256}},
+            "long_sequences: overlap: has no effect with this policy",
+        ),
+        (
+            {"long_sequences": {"policy": "whole", "window": 1022}},
+            "long_sequences: window: has no effect with policy: whole",
+        ),
+        ({"outputs": "logits", "layers": -1}, "layers: has no effect with outputs that have no"),
+        (
+            {"checkpoint": {"enabled": False, "preset": "viral"}},
+            "checkpoint: preset: has no effect with enabled: false",
+        ),
+        (
+            {"checkpoint": {"enabled": False, "keep_parts": True}},
+            "checkpoint: keep_parts: has no effect with enabled: false",
+        ),
+    ],
+)
+def test_what_is_wrong_is_refused_by_name(keys: dict, line: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        check(**keys)
+    assert str(caught.value).startswith("config: ")
+    assert line in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_one_value_is_taken_for_a_list_of_one() -> None:
+    config = check(outputs="bos", layers=3)
+    assert (config["outputs"], config["layers"]) == (["bos"], [3])
+
+
+def test_one_path_is_a_dataset_of_its_name() -> None:
+    assert check(datasets="data/my proteins.v2.fasta.gz")["datasets"] == {
+        "my-proteins-v2": "data/my proteins.v2.fasta.gz"
+    }
+
+
+def test_a_number_is_a_name() -> None:
+    assert check(datasets={9606: "human.fasta"})["datasets"] == {"9606": "human.fasta"}
+
+
+def test_paths_are_expanded(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.setenv("DATA", "/data")
+    config = check(
+        datasets={"a": ["~/a.fasta", "$DATA/b.fasta"], "b": {"fasta": "${DATA}/c"}, "c": "c$"},
+        model={**SMALL, "weights": "~/w.pt"},
+        report={"labels": "$DATA/l.tsv"},
+        checkpoint={"dir": "~/scratch"},
+    )
+    assert config["datasets"] == {
+        "a": ["/home/me/a.fasta", "/data/b.fasta"],
+        "b": {"fasta": "/data/c"},
+        "c": "c$",
+    }
+    assert config["model"]["weights"] == "/home/me/w.pt"
+    assert config["report"]["labels"] == "/data/l.tsv"
+    assert config["checkpoint"]["dir"] == "/home/me/scratch"
+
+
+def test_what_was_given_is_left_as_it_was() -> None:
+    given = {"datasets": {9606: "~/x"}, "outputs": "mean"}
+    check_config(given)
+    assert given == {"datasets": {9606: "~/x"}, "outputs": "mean"}
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "name"),
+    [
+        ("shards: 2\nlayers: [1]\nshards: 2\n", 3, "shards"),
+        ("datasets:\n  x: a\n  x: b\n", 3, "x"),
+        ("datasets: {x: {fasta: [a, b], fasta: c}}\n", 1, "fasta"),
+        ("a:\n- b: 1\n  b: 2\n", 3, "b"),
+        ("1: x\n1: y\n", 2, "1"),
+    ],
+)
+def test_a_key_given_twice_is_refused(tmp_path: Path, text: str, line: int, name: str) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=rf"my.yaml, line {line}: '?{name}'? is given twice"):
+        refuse_repeated_keys(path)
+
+
+def test_keys_of_different_places_are_no_repetition(tmp_path: Path) -> None:
+    path = tmp_path / "my.yaml"
+    path.write_text("a: {x: 1}\nb: {x: 1}\nbase: &base {x: 1}\nc: {<<: *base, y: 2}\n")
+    refuse_repeated_keys(path)
+
+
+def test_datasets_have_their_settings() -> None:
+    config = check(
+        datasets={
+            "one": "x",
+            "two": {"fasta": ["y", "z"], "alphabet": "nucleotide", "min_orf": 9},
+        }
+    )
+    assert Dataset.of_config(config, "one") == Dataset(("x",), None, 1, 30)
+    assert Dataset.of_config(config, "two") == Dataset(("y", "z"), "nucleotide", 1, 9)
+    assert [Dataset.of_config(config, name).is_nucleotide for name in ("one", "two")] == [
+        False,
+        True,
+    ]
+
+
+def test_presets_are_overridden_key_by_key() -> None:
+    assert checkpoint_thresholds(check(checkpoint={"preset": "viral", "bytes": 7})) == {
+        "sequences": 5_000,
+        "seconds": 180,
+        "bytes": 7,
+    }
+
+
+def test_own_files_must_be_there(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    for keys, where in (
+        ({"model": {**SMALL, "weights": str(path)}}, "model: weights"),
+        ({"report": {"labels": str(path)}}, "report: labels"),
+    ):
+        with pytest.raises(ConfigError, match=f"config: {where}: no such file: {path}"):
+            own_files(check(**keys))
+    path.touch()
+    assert own_files(check(model={**SMALL, "weights": str(path)}))["weights"] == [str(path)]
+
+
+def test_the_demo_config_has_nothing_without_effect() -> None:
+    check_config(yaml.safe_load((Path(__file__).parents[2] / "config.yaml").read_text()))
