@@ -100,7 +100,7 @@ def _slow_down(brake: Path) -> None:
 
     def slow(self: PackedESM2, *arguments: object) -> Activations:
         with suppress(FileNotFoundError):
-            end = time.monotonic() + float(brake.read_text())
+            end = time.monotonic() + float(brake.read_text(encoding="utf-8"))
             while brake.exists() and time.monotonic() < end:
                 time.sleep(0.01)
         return forward(self, *arguments)
@@ -115,7 +115,7 @@ def _limit_memory(room: int) -> None:
         nonlocal limited
         if not limited:
             limited = True
-            status = Path("/proc/self/status").read_text()
+            status = Path("/proc/self/status").read_text(encoding="utf-8")
             taken = 1024 * int(status.partition("VmData:")[2].split()[0])
             resource.setrlimit(resource.RLIMIT_DATA, (taken + room, taken + room))
         return forward(self, *arguments)

@@ -45,7 +45,9 @@ def split_fasta(
     with ExitStack() as stack:
         files = [stack.enter_context(_open_replacing(stack, path)) for path in shards]
         rejects = csv.writer(
-            stack.enter_context(open(stack.enter_context(replacing(rejected)), "w", newline="")),
+            stack.enter_context(
+                open(stack.enter_context(replacing(rejected)), "w", newline="", encoding="utf-8")
+            ),
             delimiter="\t",
             lineterminator="\n",
         )
