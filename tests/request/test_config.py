@@ -117,6 +117,13 @@ def test_one_value_is_taken_for_a_list_of_one() -> None:
     assert (config["outputs"], config["layers"]) == (["bos"], [3])
 
 
+def test_an_overlap_without_effect_stands_in_no_ones_way() -> None:
+    for policy in ("truncate", "reject"):
+        assert check(long_sequences={"policy": policy, "window": 60})
+    with pytest.raises(ConfigError, match="overlap: must be smaller"):
+        check(long_sequences={"window": 60})
+
+
 def test_one_path_is_a_dataset_of_its_name() -> None:
     assert check(datasets="data/my proteins.v2.fasta.gz")["datasets"] == {
         "my-proteins-v2": "data/my proteins.v2.fasta.gz"

@@ -17,7 +17,7 @@ from spotesm.base.failures import ConfigError
 from spotesm.base.paths import SCHEMA, is_own_weights
 from spotesm.request.outputs import OUTPUTS
 from spotesm.request.request import Request
-from spotesm.sequences.long_sequences import SMALLER_WINDOWS, WHOLE, WINDOW
+from spotesm.sequences.long_sequences import WHOLE, LongSequences
 
 ESM1_WINDOW = 1022  # its positions are learned, and there are 1,024 with BOS and EOS
 
@@ -234,7 +234,7 @@ def _check_datasets(datasets: dict) -> None:
 
 def _check_windows(request: Request) -> None:
     long = request.long_sequences
-    if long.overlap >= long.window:
+    if long.cuts and long.overlap >= long.window:
         raise ConfigError(
             "config: long_sequences: overlap: must be smaller than window "
             f"({long.overlap} is not smaller than {long.window})"
@@ -260,18 +260,17 @@ def _check_layers(request: Request) -> None:
             )
 
 
-def _cuts(config: dict) -> bool:
-    long = config["long_sequences"]
-    return long["policy"] == WINDOW or long["out_of_memory"] == SMALLER_WINDOWS
-
-
 def _off(config: dict) -> bool:
     return not config["checkpoint"]["enabled"]
 
 
 # Keys that can be without effect: when, and beside what. Named only where the user gave them.
 _WITHOUT_EFFECT: tuple[tuple[tuple[str, ...], Callable[[dict], bool], str], ...] = (
-    (("long_sequences", "overlap"), lambda c: not _cuts(c), "this policy"),
+    (
+        ("long_sequences", "overlap"),
+        lambda c: not LongSequences(**c["long_sequences"]).cuts,
+        "this policy",
+    ),
     (
         ("long_sequences", "window"),
         lambda c: c["long_sequences"]["policy"] == WHOLE,

@@ -27,6 +27,11 @@ class LongSequences:
     overlap: int
     out_of_memory: str
 
+    @property
+    def cuts(self) -> bool:
+        """Whether there can be windows that overlap."""
+        return self.policy == WINDOW or self.out_of_memory == SMALLER_WINDOWS
+
     def spans(self, length: int) -> list[slice]:
         """Return which residues of a sequence of `length` go through the model together.
 
