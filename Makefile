@@ -12,7 +12,7 @@ MAKE_VENV = $(PYTHON) -m venv --clear .venv
 PIP_INSTALL = $(BIN)/pip install --disable-pip-version-check --quiet
 endif
 
-.PHONY: install run status plan test lint chaos bench
+.PHONY: install run status plan test lint chaos mutants bench
 
 install: .venv/installed
 
@@ -37,6 +37,11 @@ lint: .venv/installed-tests
 	$(BIN)/ruff format --check
 	$(BIN)/snakefmt --check Snakefile rules
 	$(BIN)/snakemake --lint
+
+# Do the tests notice broken lines? MUTANTS="--sample 100 --seed 1"; long, goes on where it was stopped.
+mutants: .venv/installed-tests
+	@$(PIP_INSTALL) --requirement tests/mutants/requirements.txt
+	@$(BIN)/python tests/mutants/run.py $(MUTANTS)
 
 # Two hundred random faults: a long run.
 chaos: .venv/installed-tests
