@@ -1,10 +1,10 @@
 """Break lines of the core one by one, and see whether the tests notice: `make mutants`.
 
 cosmic-ray changes a line on disk, so that every process that the tests start runs the changed
-library; mutmut 3 cannot serve here, for it learns which tests call a function inside pytest's own
-process, and much of this library runs in others. A random sample of all mutants is judged, in a clone
-of HEAD; a second call goes on where the first was stopped. Survivors are printed, but for those that
-equivalent.toml names with a reason.
+library; mutmut 3 cannot serve here, for it learns which tests call a function inside pytest's
+own process, and much of this library runs in others. A random sample of all mutants is judged, in
+a clone of HEAD; a second call goes on where the first was stopped. Survivors are printed, but for
+those that equivalent.toml names with a reason.
 """
 
 import os
