@@ -21,6 +21,7 @@ from spotesm.request.config import (
     refuse_repeated_keys,
 )
 from spotesm.request.inputs import choose_shards, find_fasta, know_by_content
+from spotesm.request.labels import read_labels
 from spotesm.request.request import Request
 from spotesm.runs.explain import explain_failures
 
@@ -33,7 +34,9 @@ try:
     DATASETS = {name: Dataset.of_config(config, name) for name in config["datasets"]}
     FASTA = {name: find_fasta(dataset.fasta, name) for name, dataset in DATASETS.items()}
     OWN_FILES = own_files(config)
-except ConfigError as error:
+    for path in OWN_FILES["labels"]:
+        read_labels(Path(path))  # what is wrong with it is better known now
+except (ConfigError, InputError) as error:
     raise WorkflowError(str(error)) from None
 
 SHARDS = config["shards"]

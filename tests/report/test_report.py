@@ -9,7 +9,6 @@ import h5py
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, sync_playwright
-from spotesm.base.failures import InputError
 from spotesm.hdf5.reader import Embeddings
 from spotesm.report import landscape
 from spotesm.report.landscape import find_neighbours, project
@@ -133,16 +132,20 @@ def test_a_million_records_are_sampled(job: ReportJob, monkeypatch: pytest.Monke
     assert "20 of 60 proteins, evenly chosen." in page
     assert len(page) < 10e6
     with Embeddings(job.embeddings) as embeddings:
-        survey = landscape.survey(embeddings, {})
+        survey = landscape.survey(embeddings, None)
     assert survey.rows[0] == 0
     assert survey.rows[-1] == 59
 
 
-def test_labels_that_cannot_be_read_are_named(job: ReportJob, tmp_path: Path) -> None:
-    (tmp_path / "labels.tsv").write_text("id\nprotein1\n")
-    job = ReportJob(**{**vars(job), "labels": tmp_path / "labels.tsv"})
-    with pytest.raises(InputError, match=r"labels\.tsv: not a TSV of id and label"):
-        report_dataset(job)
+def test_labelled_records_are_on_the_map_however_few(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(landscape, "MOST_POINTS", 20)
+    rows = landscape.choose_rows(1000, [0, 1, 77, 999])
+    assert len(rows) <= 20
+    assert {0, 1, 77, 999} <= set(rows.tolist())
+    many = landscape.choose_rows(1000, list(range(500)))
+    assert len(many) <= 20 < 2 * (many < 500).sum()
+    assert (np.diff(many) > 0).all()
+    assert landscape.choose_rows(7, [3]).tolist() == list(range(7))
 
 
 # -- in a browser ----------------------------------------------------------------------------------

@@ -1,11 +1,13 @@
 """A map of the embeddings in two dimensions, and who is next to whom."""
 
 import importlib.util
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from spotesm.hdf5.reader import Embeddings
+from spotesm.report.labels import Labels
 
 MOST_POINTS = 5000
 NEIGHBOURS = 8
@@ -46,14 +48,15 @@ class Landscape:
         }
 
 
-def survey(embeddings: Embeddings, labels: dict[str, str]) -> Landscape | None:
-    """Draw a map of up to `MOST_POINTS` records, evenly chosen; None if there is nothing to draw.
+def survey(embeddings: Embeddings, labels: Labels | None) -> Landscape | None:
+    """Draw a map of up to `MOST_POINTS` records; None if there is nothing to draw.
 
+    They are chosen evenly; where labels are given, up to half of them among those with a label.
     The map is a principal component analysis; a UMAP, too, where umap-learn is installed.
     """
     if embeddings.key is None or len(embeddings) < 3:
         return None
-    rows = np.unique(np.linspace(0, len(embeddings) - 1, MOST_POINTS).astype(np.int64))
+    rows = choose_rows(len(embeddings), labels.rows if labels else ())
     values = embeddings[rows].astype(np.float32)
     ids = [embeddings.file["sequence_ids"].asstr()[row] for row in rows]
     neighbours, cosines = find_neighbours(values)
@@ -66,12 +69,22 @@ def survey(embeddings: Embeddings, labels: dict[str, str]) -> Landscape | None:
         rows=rows,
         ids=[i if len(i) <= LONGEST_ID else f"{i[:LONGEST_ID]}…" for i in ids],
         lengths=embeddings.file["lengths"][:][rows],
-        labels=[labels.get(identifier, "") for identifier in ids] if labels else None,
+        labels=[labels.of.get(identifier, "") for identifier in ids] if labels else None,
         maps=maps,
         neighbours=neighbours,
         cosines=cosines,
         is_sample=len(rows) < len(embeddings),
     )
+
+
+def choose_rows(n_records: int, labelled: Sequence[int]) -> np.ndarray:
+    """Return up to `MOST_POINTS` rows, ascending; up to half of them labelled."""
+    chosen = np.asarray(labelled, np.int64)[_evenly(len(labelled), MOST_POINTS // 2)]
+    return np.union1d(chosen, _evenly(n_records, MOST_POINTS - len(chosen)))
+
+
+def _evenly(n: int, most: int) -> np.ndarray:
+    return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 
 
 def project(values: np.ndarray) -> np.ndarray:

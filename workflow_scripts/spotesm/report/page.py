@@ -1,9 +1,10 @@
 """One HTML page on a dataset: what was computed, how it went, what it looks like. No network."""
 
 import csv
+import itertools
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -13,17 +14,19 @@ from jinja2 import Environment, StrictUndefined, Template, select_autoescape
 from plotly.offline import get_plotlyjs
 
 from spotesm.base.durable import read_json, replacing
-from spotesm.base.failures import InputError
 from spotesm.base.text import duration
 from spotesm.hdf5.reader import Embeddings
 from spotesm.report.figures import draw_lengths, draw_map, draw_throughput, draw_timeline
+from spotesm.report.labels import Labels, match_labels
 from spotesm.report.landscape import survey
+from spotesm.request.labels import read_labels
 from spotesm.runs.history import PastAttempt, read_history
 
 log = logging.getLogger(__name__)
 
 MOST_REJECTED_SHOWN = 500
 MOST_LENGTHS = 1 << 20
+IDS_AT_ONCE = 1 << 16
 PROVENANCE = (
     "model",
     "weights",
@@ -66,13 +69,14 @@ def report_dataset(job: ReportJob) -> None:
     """Write the page; it needs no other file.
 
     Raises:
-        InputError: the labels cannot be read.
+        InputError: the labels cannot be read, or are of no record.
     """
     summary = read_json(job.summary)
     attempts = read_history(job.checkpoints)
     with Embeddings(job.embeddings) as embeddings:
         lengths, windowed = read_lengths(embeddings)
-        landscape = survey(embeddings, read_labels(job.labels))
+        labels = find_labels(job, embeddings)
+        landscape = survey(embeddings, labels)
         provenance = {name: show(embeddings.attributes[name]) for name in PROVENANCE}
     figures = {
         "lengths": draw_lengths(lengths, windowed),
@@ -86,9 +90,10 @@ def report_dataset(job: ReportJob) -> None:
         numbers=collect_numbers(summary, attempts),
         figures={name: f and json.loads(f.to_json()) for name, f in figures.items()},
         landscape=landscape and landscape.for_browser(),
+        labels=labels,
         sampled=landscape and landscape.is_sample,
         n_records=len(lengths),
-        rejected=read_rejected(job.rejected),
+        rejected=list(itertools.islice(read_rejected(job.rejected), MOST_REJECTED_SHOWN)),
         n_rejected=summary["n_rejected"],
         provenance=provenance,
         plotly=get_plotlyjs(),
@@ -122,33 +127,29 @@ def read_lengths(embeddings: Embeddings) -> tuple[np.ndarray, np.ndarray]:
     return lengths, windowed
 
 
-def read_labels(path: Path | None) -> dict[str, str]:
-    """Return the label of each id.
+def find_labels(job: ReportJob, embeddings: Embeddings) -> Labels | None:
+    """Return the labels of the dataset's records, if the user gave any.
 
     Raises:
-        InputError: the file is missing, or has no two columns.
+        InputError: they cannot be read, or are of no record.
     """
-    if path is None:
-        return {}
-    try:
-        with open(path, newline="", encoding="utf-8") as tsv:
-            rows = list(csv.reader(tsv, delimiter="\t"))[1:]
-        return {row[0]: row[1] for row in rows}
-    except (OSError, IndexError, UnicodeDecodeError) as error:
-        raise InputError(
-            f"{path}: not a TSV of id and label, with a header ({error}); mend report: labels"
-        ) from error
+    if job.labels is None:
+        return None
+    given = read_labels(job.labels)
+    rejected = (row["id"] for row in read_rejected(job.rejected))
+    return match_labels(given, iterate_ids(embeddings), rejected, job.dataset)
 
 
-def read_rejected(path: Path) -> list[dict[str, str]]:
-    """Return the first rejected records."""
+def iterate_ids(embeddings: Embeddings) -> Iterator[str]:
+    """Yield all ids in order, without holding them all."""
+    for start in range(0, len(embeddings), IDS_AT_ONCE):
+        yield from embeddings.file["sequence_ids"].asstr()[start : start + IDS_AT_ONCE]
+
+
+def read_rejected(path: Path) -> Iterator[dict[str, str]]:
+    """Yield the rejected records."""
     with open(path, newline="", encoding="utf-8") as tsv:
-        return [
-            row
-            for row, _ in zip(
-                csv.DictReader(tsv, delimiter="\t"), range(MOST_REJECTED_SHOWN), strict=False
-            )
-        ]
+        yield from csv.DictReader(tsv, delimiter="\t")
 
 
 def collect_numbers(summary: dict, attempts: Sequence[PastAttempt]) -> list[tuple[str, str]]:
