@@ -36,7 +36,8 @@ LAZY = {
     "model/attention.py": {"torch.nn.attention.varlen"},  # brings torch's compiler
     "hdf5/reader.py": {"torch"},
     "report/landscape.py": {"umap"},
-    "commands/export.py": {"pyarrow", "pyarrow.parquet"},
+    "commands/exports/fair_esm.py": {"torch"},
+    "commands/exports/parquet.py": {"pyarrow", "pyarrow.parquet"},
 }
 
 
@@ -129,6 +130,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
         "spotesm.hdf5.merge, spotesm.step",
         "spotesm.sequences.sharding, spotesm.sequences.translation, spotesm.step",
         "spotesm.__main__, spotesm.commands.status, spotesm.commands.summary",
+        "spotesm.commands.export",
         "spotesm.hdf5.reader",
     ],
 )

@@ -1,168 +1,140 @@
 """Write an `embeddings.h5` in the formats that other tools of the field read.
 
-Nothing is held in memory but a few rows at a time.
+Nothing is held in memory but some rows at a time, and the ids.
 """
 
-import hashlib
-import tempfile
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
 from pathlib import Path
-from urllib.parse import quote
 
 import click
-import h5py
-import numpy as np
-import torch
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
-from spotesm.base.durable import replacing
-from spotesm.base.failures import InputError, UserError
+from spotesm.base.failures import InputError
+from spotesm.commands.exports.fair_esm import PT
+from spotesm.commands.exports.format import Format
+from spotesm.commands.exports.npz import NPZ
+from spotesm.commands.exports.parquet import PARQUET
+from spotesm.commands.exports.per_protein import H5
+from spotesm.commands.exports.records import Records
 from spotesm.hdf5.reader import Embeddings
-from spotesm.request.outputs import CONTACTS, Key
+from spotesm.request.outputs import output_of
 
-ROWS_AT_ONCE = 4096
-LONGEST_FILE_NAME = 200
-SAFE_IN_NAMES = "|:=,+@ "
+FORMATS = {format.name: format for format in (H5, NPZ, PARQUET, PT)}
 
-
-def read_blocks(embeddings: Embeddings) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Yield ids, lengths and rows, some at a time."""
-    for start in range(0, len(embeddings), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
-        ids = embeddings.file["sequence_ids"].asstr()[rows]
-        yield ids, embeddings.file["lengths"][rows], embeddings[rows]
-
-
-def export_h5(embeddings: Embeddings, output: Path) -> None:
-    """Write one dataset a protein; its name is the id, or for odd ones its percent-encoded form.
-
-    The id itself is the attribute `original_id`.
-    """
-    with replacing(output) as temporary, h5py.File(temporary, "w") as file:
-        for ids, _, rows in read_blocks(embeddings):
-            for identifier, row in zip(ids, rows, strict=True):
-                name = safe_name(identifier)
-                if name in file:
-                    raise repeated(embeddings, identifier)
-                file[name] = row
-                file[name].attrs["original_id"] = identifier
-        file.attrs.update(embeddings.attributes)
+HELP = "\n".join(
+    [
+        "Write an embeddings.h5 in a format that other tools read.",
+        "",
+        "\b",
+        *(f"{format.name:<10}{format.about}" for format in FORMATS.values()),
+        "",
+        "\b",
+        "spotesm export npz results/demo/embeddings.h5 demo.npz",
+        "spotesm export h5 results/demo/embeddings.h5 residues.h5 --key residues/33",
+    ]
+)
 
 
-def export_npz(embeddings: Embeddings, output: Path) -> None:
-    """Write `ids` (N,) and `embeddings` (N, D); the large array goes by way of a temporary file."""
-    ids = np.array(embeddings.ids, dtype=str)
-    rows = embeddings.file[embeddings.key]
-    with (
-        replacing(output) as temporary,
-        tempfile.TemporaryDirectory(dir=output.parent) as folder,
-        zipfile.ZipFile(temporary, "w") as archive,
-    ):
-        np.save(f"{folder}/ids.npy", ids)
-        array = np.lib.format.open_memmap(f"{folder}/embeddings.npy", "w+", rows.dtype, rows.shape)
-        for start in range(0, len(rows), ROWS_AT_ONCE):
-            array[start : start + ROWS_AT_ONCE] = rows[start : start + ROWS_AT_ONCE]
-        array.flush()
-        for name in ("ids.npy", "embeddings.npy"):
-            archive.write(f"{folder}/{name}", name)
-
-
-def export_parquet(embeddings: Embeddings, output: Path) -> None:
-    """Write a table of id, length and embedding, a list of D numbers."""
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise UserError("Parquet needs pyarrow; install it: pip install pyarrow") from error
-    rows = embeddings.file[embeddings.key]
-    dimensions = rows.shape[1]
-    schema = pa.schema(
-        [
-            ("id", pa.string()),
-            ("length", pa.int32()),
-            ("embedding", pa.list_(pa.from_numpy_dtype(rows.dtype), dimensions)),
-        ]
-    )
-    with replacing(output) as temporary, pq.ParquetWriter(temporary, schema) as writer:
-        for ids, lengths, block in read_blocks(embeddings):
-            vectors = pa.FixedSizeListArray.from_arrays(block.reshape(-1), dimensions)
-            columns = [pa.array(ids.tolist()), pa.array(lengths), vectors]
-            writer.write_batch(pa.record_batch(columns, schema=schema))
-
-
-def export_pt(embeddings: Embeddings, output: Path) -> None:
-    """Write a file a protein, of the content that fair-esm's extract.py gives it."""
-    output.mkdir(parents=True, exist_ok=True)
-    seen = set()
-    for row, identifier in enumerate(embeddings.ids):
-        name = safe_name(identifier)
-        if name in seen:
-            raise repeated(embeddings, identifier)
-        seen.add(name)
-        content: dict = {"label": identifier}
-        for key in embeddings.outputs:
-            add_output(content, embeddings, key, row)
-        with replacing(output / f"{name}.pt") as temporary:
-            torch.save(content, temporary)
-
-
-def add_output(content: dict, embeddings: Embeddings, key: str, row: int) -> None:
-    """Add one output of one record under fair-esm's name for it."""
-    output, layer = (parsed := Key.parse(key)).output, parsed.layer
-    values = torch.from_numpy(embeddings.value(key, row))
-    if output.name == CONTACTS:
-        values = values.squeeze(0)  # fair-esm has one map a protein
-    if output.per_layer:
-        content.setdefault(output.fair_esm, {})[layer] = values
-    else:
-        content[output.fair_esm] = values
-
-
-def safe_name(identifier: str) -> str:
-    """Return a name for a file or a dataset: the id, odd characters percent-encoded.
-
-    One that would be too long is cut, and ends with a digest of all of it.
-    """
-    name = quote(identifier, safe=SAFE_IN_NAMES)
-    if not name.strip("."):  # `.` and `..` are folders
-        name = name.replace(".", "%2E")
-    if len(name) <= LONGEST_FILE_NAME:
-        return name or "%"
-    digest = hashlib.blake2b(identifier.encode(), digest_size=16).hexdigest()
-    return f"{name[: LONGEST_FILE_NAME - len(digest) - 1]}~{digest}"
-
-
-def repeated(embeddings: Embeddings, identifier: str) -> InputError:
-    """Return what to say where each id must be unique."""
-    return InputError(
-        f"{embeddings.path}: several records have the id {identifier!r}, but this format has one "
-        "place for each; use npz or parquet"
-    )
-
-
-EXPORTS: dict[str, Callable[[Embeddings, Path], None]] = {
-    "h5": export_h5,
-    "npz": export_npz,
-    "parquet": export_parquet,
-    "pt": export_pt,
-}
-
-
-@click.command()
-@click.argument("format", type=click.Choice(list(EXPORTS)))
+@click.command(help=HELP)
+@click.argument("format", type=click.Choice(list(FORMATS)))
 @click.argument("file", type=click.Path(path_type=Path))
 @click.argument("output", type=click.Path(path_type=Path))
-@click.option("--key", help="Which output, such as bos/33; the first one if left out.")
+@click.option(
+    "--key", help="Which output, such as bos/33 or residues/33; `embeddings` if left out."
+)
 def export(format: str, file: Path, output: Path, key: str | None) -> None:
-    """Write an embeddings.h5 in a format that other tools read.
+    """Write an embeddings.h5 in another format, and say what was written."""
+    chosen = FORMATS[format]
+    with Embeddings(file) as embeddings:
+        keys = choose_keys(embeddings, chosen, key)
+        if chosen.place is not None:
+            check_places(embeddings, chosen)
+        with progress(len(embeddings), output) as advance:
+            records = Records(embeddings, keys, advance=advance)
+            chosen.write(records, output)
+        click.echo(f"{output}: {describe(records)}, {count_bytes(output):,} bytes")
 
-    \b
-    h5        one dataset a protein, named by its id, as UniProt offers embeddings for download
-    npz       numpy: `ids` and `embeddings`
-    parquet   a table of id, length and embedding, for Arrow, pandas, polars and DuckDB
-    pt        a folder of one file a protein, as fair-esm's extract.py leaves it
+
+def choose_keys(embeddings: Embeddings, format: Format, key: str | None) -> list[str]:
+    """Return the outputs to write: the one named, or else what the format writes.
+
+    Raises:
+        InputError: there is no such output, none fits the format, or one must be named.
     """
-    with Embeddings(file, key=key) as embeddings:
-        if embeddings.key is None and format != "pt":
-            raise InputError(f"{file}: has no output with one row a record; use pt")
-        EXPORTS[format](embeddings, output)
+    there = embeddings.outputs
+    fitting = [name for name in there if format.takes(output_of(name))]
+    if key is None:
+        if format.all_keys:
+            return fitting
+        if "embeddings" in embeddings.file:
+            return [embeddings.file.get("embeddings", getlink=True).path.removeprefix("/")]
+        if len(fitting) == 1:
+            return fitting
+        what = f"name one with --key: {', '.join(fitting)}" if fitting else "none fits"
+        raise InputError(f"{embeddings.path}: it has {', '.join(there)}; for {format.name}, {what}")
+    if key in fitting:
+        return [key]
+    if key in there:
+        raise InputError(
+            f"{key} has no place in {format.name}, which takes {', '.join(fitting) or 'none'}; "
+            "h5, npz, parquet and pt take all"
+        )
+    close = get_close_matches(key, there, 1)
+    hint = f"did you mean {close[0]}? It" if close else "it"
+    raise InputError(f"{embeddings.path}: has no {key}; {hint} has {', '.join(there)}")
+
+
+def check_places(embeddings: Embeddings, format: Format) -> None:
+    """Check that each record has a place of its own, before anything is written.
+
+    Raises:
+        InputError: two have one.
+    """
+    seen: dict[str, str] = {}
+    for identifier in embeddings.ids:
+        place = format.place(identifier)
+        if place in seen:
+            raise InputError(
+                f"{embeddings.path}: several records have the id {identifier!r}, but {format.name} "
+                "has one place for each; use npz or parquet"
+            )
+        seen[place] = identifier
+
+
+@contextmanager
+def progress(total: int, output: Path) -> Iterator[Callable[[int], None]]:
+    """Show a bar on a terminal; it is told how many more records are done."""
+    console = Console(stderr=True)
+    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
+    bar = Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    )
+    with bar:
+        task = bar.add_task(escape(output.name), total=total)
+        yield lambda records: bar.advance(task, records)
+
+
+def describe(records: Records) -> str:
+    """Say how much was written, of what."""
+    of = ", ".join(f"{key} {describe_shape(records, key)}" for key in records.keys)
+    return f"{len(records)} records, {of}"
+
+
+def describe_shape(records: Records, key: str) -> str:
+    """Return rows, dimensions and type of an output."""
+    values = records.embeddings.file[key]
+    return f"({' x '.join(map(str, values.shape))} {values.dtype})"
+
+
+def count_bytes(output: Path) -> int:
+    """Return the size of a file, or of the files in a folder."""
+    files: Iterable[Path] = output.iterdir() if output.is_dir() else [output]
+    return sum(path.stat().st_size for path in files)

@@ -1,0 +1,48 @@
+"""`h5`: one dataset a protein, as UniProt offers embeddings, and as protspace reads them."""
+
+from pathlib import Path
+
+import h5py
+
+from spotesm.base.durable import replacing
+from spotesm.commands.exports.format import Format, any_output, safe_name
+from spotesm.commands.exports.records import Records
+
+FORMAT = "spotesm-export"  # what this file calls itself, lest it be taken for an embeddings.h5
+
+
+def write_h5(records: Records, output: Path) -> None:
+    """Write one dataset a protein; its name is the id, or for odd ones its percent-encoded form.
+
+    The id itself is the attribute `original_id`.
+    """
+    with replacing(output) as temporary, h5py.File(temporary, "w") as file:
+        for block in records.blocks():
+            for identifier, values in records.arrays(block):
+                dataset = file.create_dataset(safe_name(identifier), data=values)
+                dataset.attrs["original_id"] = identifier
+        file.attrs.update(describe(records))
+
+
+def describe(records: Records) -> dict:
+    """Return the attributes of an HDF5 file that we export.
+
+    `model_name` is what protspace asks for (protspace/data/loaders/h5.py).
+    """
+    attributes = records.embeddings.attributes
+    del attributes["format_version"]
+    return {
+        **attributes,
+        "format": FORMAT,
+        "key": records.keys[0],
+        "model_name": attributes["model"],
+    }
+
+
+H5 = Format(
+    "h5",
+    "one dataset a protein, named by its id: as UniProt's, for protspace",
+    write_h5,
+    takes=any_output,
+    place=safe_name,
+)
