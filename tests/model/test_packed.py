@@ -4,10 +4,13 @@ import copy
 import random
 
 import esm
+import numpy as np
 import pytest
 import torch
 from sequences import embed_residues, random_sequence
+from spotesm.model import packed
 from spotesm.model.packed import PackedESM2
+from spotesm.model.products import FusedProducts, Products
 from spotesm.request.outputs import Outputs
 from spotesm.sequences.alphabet import tokenise
 from spotesm.weights.architectures import ARCHITECTURES
@@ -67,3 +70,24 @@ def test_no_sequence_sees_another(model: esm.model.esm2.ESM2) -> None:
         other[changed] = random_sequence(rng, len(sequences[changed]))
         for place, (x, y) in enumerate(zip(before, forward(model, other), strict=True)):
             assert torch.equal(x, y) == (place != changed)
+
+
+def test_fused_products_are_no_further_from_float32(
+    fair_esm: esm.model.esm2.ESM2, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = random.Random(5)
+    tokens = [tokenise(random_sequence(rng, n).encode()) for n in (500, 300, 300, 70, 9, 1)]
+    lengths = [len(t) for t in tokens]
+    packed_tokens = torch.from_numpy(np.concatenate(tokens)).int()
+
+    def residues(dtype: torch.dtype, way: type) -> torch.Tensor:
+        monkeypatch.setattr(packed, "choose_products", lambda *_: way)
+        model = PackedESM2(copy.deepcopy(fair_esm), CPU, dtype)
+        return model(packed_tokens, lengths, Outputs(("residues",), (6,))).hidden[6]
+
+    exact = residues(torch.float32, Products)
+    plain, fused = (
+        float((residues(torch.bfloat16, way) - exact).norm() / exact.norm())
+        for way in (Products, FusedProducts)
+    )
+    assert 0 < fused < 1.03 * plain < 0.01

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from spotesm.model.attention import choose_attention
 from spotesm.model.contacts import ContactMaps
+from spotesm.model.products import FusedProducts, Products, choose_products
 from spotesm.request.outputs import CONTACTS, LOGITS, Outputs
 
 # Training hid 15% of the residues, 80% of them behind the mask token, whose embedding is zero.
@@ -56,7 +57,8 @@ class PackedESM2(nn.Module):
         self.dtype = dtype
         self.device = device
         self.attention = choose_attention(device, dtype)
-        self.description = f"packed, {self.attention.__name__}"
+        self.products = choose_products(device, dtype)
+        self.description = f"packed, {self.attention.__name__}, {self.products.__name__}"
         scale = TOKEN_DROPOUT_SCALE if model.token_dropout else 1.0
         self.embedding = nn.Parameter(model.embed_tokens.weight.detach() * scale)
         self.layers = nn.ModuleList(
@@ -85,15 +87,15 @@ class PackedESM2(nn.Module):
         x = F.embedding(tokens, self.embedding)
         attend = self.attention(lengths, self.device)
         rotation = rotation_of(lengths, self.head_dim).to(self.device, non_blocking=True)
-        scratch = Scratch(len(tokens), self.embedding_dim, self.dtype, self.device)
+        products = self.products(len(tokens), self.embedding_dim, self.dtype, self.device)
         hidden = {0: x} if 0 in outputs.layers else {}
         maps = ContactMaps(self.contact_head, lengths if CONTACTS in outputs else [], self.device)
         for number, layer in enumerate(self.layers, start=1):
             before_layer()
-            query, key, value = layer.before_attention(x, rotation, scratch)
+            query, key, value = layer.before_attention(x, rotation, products)
             if CONTACTS in outputs:
                 maps.add_layer(number - 1, query, key)
-            x = layer.after_attention(x, attend(query, key, value), scratch)
+            x = layer.after_attention(x, attend(query, key, value), products)
             if number in outputs.layers:
                 hidden[number] = x
         x = self.final_norm(x)
@@ -101,24 +103,6 @@ class PackedESM2(nn.Module):
             hidden[self.n_layers] = x
         logits = self.logits_head(x) if LOGITS in outputs else None
         return Activations(hidden, logits, maps.probabilities())
-
-
-class Scratch:
-    """Memory for the products of T tokens that every layer uses again.
-
-    Were it given back after each product, a CPU would get it anew from the system, page by page.
-    """
-
-    def __init__(self, tokens: int, dim: int, dtype: torch.dtype, device: torch.device) -> None:
-        # Two products are alive at once: a wide one, and one as wide as the model.
-        self.wide = torch.empty(tokens * 4 * dim, dtype=dtype, device=device)
-        self.narrow = torch.empty(tokens * dim, dtype=dtype, device=device)
-
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        """Return `F.linear` of (T, K), in `narrow` or `wide`, until the next product there."""
-        memory = self.narrow if len(x) * len(weight) <= len(self.narrow) else self.wide
-        out = memory[: len(x) * len(weight)].view(len(x), len(weight))
-        return torch.addmm(bias, x, weight.t(), out=out)
 
 
 class PackedLayer(nn.Module):
@@ -144,22 +128,24 @@ class PackedLayer(nn.Module):
         self.contract = layer.fc2.to(dtype)
 
     def before_attention(
-        self, x: Tensor, rotation: Tensor, scratch: Scratch
+        self, x: Tensor, rotation: Tensor, products: Products | FusedProducts
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Map (T, D) float32 to queries, keys and values, (T, heads, head_dim) each."""
         normed = self.attention_norm(x).to(self.dtype)
-        qkv = scratch.linear(normed, self.qkv_weight, self.qkv_bias)
+        qkv = products.linear(normed, self.qkv_weight, self.qkv_bias)
         qkv = qkv.unflatten(1, (3, self.heads, -1))
         query, key = rotate_(qkv[:, :2], rotation).unbind(1)
         return query, key, qkv[:, 2]
 
-    def after_attention(self, x: Tensor, attended: Tensor, scratch: Scratch) -> Tensor:
+    def after_attention(
+        self, x: Tensor, attended: Tensor, products: Products | FusedProducts
+    ) -> Tensor:
         """Return (T, D) float32 plus what attention and the feed-forward network say."""
         out, expand, contract = self.attention_out, self.expand, self.contract
-        x = x + scratch.linear(attended.flatten(1), out.weight, out.bias)
+        x = x + products.linear(attended.flatten(1), out.weight, out.bias)
         normed = self.feed_forward_norm(x).to(self.dtype)
-        wide = torch.ops.aten.gelu_(scratch.linear(normed, expand.weight, expand.bias))
-        return x.add_(scratch.linear(wide, contract.weight, contract.bias))
+        wide = products.linear_gelu(normed, expand.weight, expand.bias)
+        return x.add_(products.linear(wide, contract.weight, contract.bias))
 
 
 def _pair_halves(dim: int, heads: int) -> Tensor:

@@ -1,0 +1,65 @@
+"""The matrix products of a layer against the formula, in double precision."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from spotesm.model import products
+from spotesm.model.products import FusedProducts, Products, choose_products
+
+CPU = torch.device("cpu")
+TOKENS, DIM = 700, 96  # more rows than a block of oneDNN's, and no multiple of one
+
+
+def operands(
+    inner: int, outer: int, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(outer)
+    x = torch.randn(TOKENS, inner, generator=generator)
+    weight = torch.randn(outer, inner, generator=generator) / inner**0.5
+    return x.to(dtype), weight.to(dtype), torch.randn(outer, generator=generator).to(dtype)
+
+
+@pytest.mark.parametrize(("inner", "outer"), [(DIM, 3 * DIM), (DIM, DIM), (4 * DIM, DIM)])
+@pytest.mark.parametrize(
+    ("way", "dtype"),
+    [
+        (Products, torch.float32),
+        (Products, torch.bfloat16),
+        (Products, torch.float16),
+        (FusedProducts, torch.bfloat16),
+    ],
+)
+@torch.inference_mode()
+def test_a_product_equals_the_formula(
+    way: type, dtype: torch.dtype, inner: int, outer: int
+) -> None:
+    x, weight, bias = operands(inner, outer, dtype)
+    got = way(TOKENS, DIM, dtype, CPU).linear(x, weight, bias)
+    assert got.dtype == dtype
+    expected = F.linear(x.double(), weight.double(), bias.double())
+    # The sum in float32, then one rounding.
+    torch.testing.assert_close(got.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-5)
+
+
+@torch.inference_mode()
+def test_gelu_is_applied_before_rounding() -> None:
+    """Fails if the private operation of oneDNN is gone, or does anything else than it did."""
+    x, weight, bias = operands(DIM, 4 * DIM, torch.bfloat16)
+    exact = F.gelu(F.linear(x.double(), weight.double(), bias.double()))
+    fused = FusedProducts().linear_gelu(x, weight, bias)
+    torch.testing.assert_close(
+        fused.double(), exact, rtol=torch.finfo(torch.bfloat16).eps, atol=1e-4
+    )
+    plain = Products(TOKENS, DIM, torch.bfloat16, CPU).linear_gelu(x, weight, bias)
+    torch.testing.assert_close(plain.double(), exact, rtol=2e-2, atol=2e-2)
+    assert (fused - exact).square().mean() < (plain - exact).square().mean()
+
+
+def test_each_precision_has_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The versions of torch and of this machine's processor decide; both are known in CI.
+    supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    assert choose_products(CPU, torch.bfloat16) is (FusedProducts if supported else Products)
+    assert choose_products(CPU, torch.float32) is Products
+    assert choose_products(torch.device("cuda"), torch.bfloat16) is Products
+    monkeypatch.setattr(products.torch.ops, "mkldnn", object())  # a build without oneDNN
+    assert choose_products(CPU, torch.bfloat16) is Products

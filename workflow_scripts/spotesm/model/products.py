@@ -1,0 +1,64 @@
+"""The matrix products of a layer: (T, K) times (N, K) transposed, plus a bias.
+
+Two ways, one result: `Products` by PyTorch's public operations, and `FusedProducts` where oneDNN
+does more in one pass (bfloat16 on a CPU).
+"""
+
+import torch
+from torch import Tensor
+
+
+class Products:
+    """Products of T tokens, in memory that every layer uses again.
+
+    Were it given back after each product, a CPU would get it anew from the system, page by page.
+    """
+
+    def __init__(self, tokens: int, dim: int, dtype: torch.dtype, device: torch.device) -> None:
+        # Two products are alive at once: a wide one, and one as wide as the model.
+        self.wide = torch.empty(tokens * 4 * dim, dtype=dtype, device=device)
+        self.narrow = torch.empty(tokens * dim, dtype=dtype, device=device)
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return `F.linear` of (T, K), in `narrow` or `wide`, until the next product there."""
+        memory = self.narrow if len(x) * len(weight) <= len(self.narrow) else self.wide
+        out = memory[: len(x) * len(weight)].view(len(x), len(weight))
+        return torch.addmm(bias, x, weight.t(), out=out)
+
+    def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return the GELU of it, likewise."""
+        return torch.ops.aten.gelu_(self.linear(x, weight, bias))
+
+
+class FusedProducts:
+    """The same by oneDNN itself, which adds the bias and applies GELU before it rounds.
+
+    PyTorch's own way to it copies the bias first, and returns to memory before GELU. The operation
+    is what PyTorch's compiler puts in place of linear layers; it is private, so a test watches it.
+    """
+
+    def __init__(self, *_: object) -> None:
+        self.operation = torch.ops.mkldnn._linear_pointwise
+
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return `F.linear` of (T, K), in new memory."""
+        return self.operation(x, weight, bias, "none", [], "none")
+
+    def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        """Return the GELU of it, the exact one by the error function."""
+        return self.operation(x, weight, bias, "gelu", [], "none")
+
+
+def choose_products(
+    device: torch.device, dtype: torch.dtype
+) -> type[Products] | type[FusedProducts]:
+    """Return the fastest way that the device has in this precision."""
+    # In float32, PyTorch's own way is as fast, or faster.
+    fused = device.type == "cpu" and dtype == torch.bfloat16 and _onednn_has_bfloat16()
+    return FusedProducts if fused else Products
+
+
+def _onednn_has_bfloat16() -> bool:
+    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
+    operation = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+    return bool(operation and supported and supported())
