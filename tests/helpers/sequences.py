@@ -24,10 +24,13 @@ def write_fasta(path: Path, records: list[tuple[str, str]]) -> Path:
     return path
 
 
-def embed_residues(model: esm.model.esm2.ESM2, sequence: str) -> np.ndarray:
+def embed_residues(
+    model: esm.model.esm2.ESM2, sequence: str, layer: int | None = None
+) -> np.ndarray:
     """Tokenise with fair-esm's converter and run its forward; (L, D), without BOS and EOS."""
+    layer = model.num_layers if layer is None else layer
     convert = model.alphabet.get_batch_converter()
     _, _, tokens = convert([("", sequence)])
     with torch.inference_mode():
-        layers = model(tokens, repr_layers=[model.num_layers])["representations"]
-    return layers[model.num_layers][0, 1:-1].numpy()
+        layers = model(tokens, repr_layers=[layer])["representations"]
+    return layers[layer][0, 1:-1].numpy()

@@ -6,14 +6,15 @@ SPOTESM_FAULTS is a comma-separated list of
     trace=FILE    append a byte to FILE for every sequence (or window) that goes through the model
     brake=FILE    spend as many seconds longer on every forward pass as FILE says, while it is there
     room=BYTES    from the first forward pass on, take only so much more memory
-with the kinds out_of_memory, cuda_error, generic_error, not_finite, not_finite_in_half (precision)
-and disk_full.
+with the kinds out_of_memory, cuda_error, generic_error, not_finite, not_finite_in_half (precision),
+disk_full, and the signals killed (SIGKILL) and stopped (SIGTERM) to the process itself.
 """
 
 import errno
 import itertools
 import os
 import resource
+import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -30,6 +31,8 @@ _ERRORS: dict[str, Callable[[], Exception]] = {
     "cuda_error": lambda: torch.AcceleratorError("CUDA error: device-side assert (on demand)"),
     "generic_error": lambda: RuntimeError("no room for this error (on demand)"),
 }
+
+_SIGNALS = {"killed": signal.SIGKILL, "stopped": signal.SIGTERM}
 
 
 def install(specification: str) -> None:
@@ -75,6 +78,8 @@ def _fail_at_pass(kind: str, find: Callable[[Tensor], Tensor]) -> None:
         found = find(tokens)
         if kind in _ERRORS and found.any():
             raise _ERRORS[kind]()
+        if kind in _SIGNALS and found.any():
+            os.kill(os.getpid(), _SIGNALS[kind])
         activations = forward(self, tokens, *arguments)
         if kind == "not_finite" or (kind == "not_finite_in_half" and self.dtype.itemsize == 2):
             for hidden in activations.hidden.values():

@@ -33,7 +33,7 @@ class IndexWriter:
     def __init__(self, folder: Path) -> None:
         self._stack = ExitStack()
         self._files: dict[str, BinaryIO] = {
-            name: self._stack.enter_context(tempfile.TemporaryFile(dir=folder))
+            name: self._stack.enter_context(tempfile.TemporaryFile(dir=folder))  # noqa: SIM115
             for name in ("digest", "id")
         }
         self._n_rows = 0
