@@ -1,8 +1,10 @@
+import itertools
 import re
 import time
 from pathlib import Path
 
 import pytest
+import torch
 from sequences import write_fasta
 from shards import make_request
 from spotesm.commands import plan
@@ -73,6 +75,24 @@ def test_the_speed_is_measured(fasta: Path, monkeypatch: pytest.MonkeyPatch, eng
     text = make_plan(fasta, engine=engine, policy="window")
     speed = int(re.search(r"about ([\d,]+) tokens/s", text)[1].replace(",", ""))
     assert 100 < speed < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("engine", "layers", "expected"),
+    [("packed", (2,), 3), ("packed", (6,), 1), ("reference", (2,), 1)],
+)
+def test_layers_that_do_not_run_take_no_time(
+    monkeypatch: pytest.MonkeyPatch, engine: str, layers: tuple[int, ...], expected: float
+) -> None:
+    clock = itertools.count()  # each look a second later: every pass takes as long
+    monkeypatch.setattr(plan.time, "perf_counter", lambda: next(clock))
+    speeds = [
+        plan.measure_speed(
+            make_request(engine=engine, layers=own, precision="float32"), torch.device("cpu")
+        )
+        for own in (layers, (6,))
+    ]
+    assert speeds[0] / speeds[1] == pytest.approx(expected)
 
 
 def make_plan(fasta: Path, engine: str, policy: str) -> str:

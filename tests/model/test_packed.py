@@ -91,3 +91,45 @@ def test_fused_products_are_no_further_from_float32(
         for way in (Products, FusedProducts)
     )
     assert 0 < fused < 1.03 * plain < 0.01
+
+
+@pytest.mark.parametrize(
+    ("names", "layers", "run"),
+    [
+        (("mean",), (0,), 0),
+        (("mean", "bos"), (3, 0), 3),
+        (("residues",), (5,), 5),
+        (("residues",), (2, 6), 6),
+        (("mean", "logits"), (2,), 6),
+        (("contacts",), (0,), 6),
+    ],
+)
+def test_no_layer_behind_the_last_one_runs(
+    fair_esm: esm.model.esm2.ESM2, names: tuple[str, ...], layers: tuple[int, ...], run: int
+) -> None:
+    rng = random.Random(6)
+    sequences = [random_sequence(rng, n) for n in (90, 30, 30, 1)]
+    tokens = [torch.from_numpy(tokenise(s.encode())).long() for s in sequences]
+    model = PackedESM2(copy.deepcopy(fair_esm), CPU, torch.float32)
+    ran = []
+    lengths = [len(t) for t in tokens]
+    got = model(torch.cat(tokens), lengths, Outputs(names, layers), lambda: ran.append(1))
+    assert len(ran) == run
+    assert set(got.hidden) == set(layers)
+    for place, own in enumerate(tokens):
+        with torch.inference_mode():
+            expected = fair_esm(own[None], repr_layers=layers, return_contacts=True)
+        for layer in layers:
+            hidden = expected["representations"][layer][0]
+            atol = 1e-5 * max(1.0, float(hidden.abs().max()))
+            ours = got.hidden[layer].split(lengths)[place]
+            torch.testing.assert_close(ours, hidden, rtol=0, atol=atol)
+        if "logits" in names:
+            ours = got.logits.split(lengths)[place]
+            logits = expected["logits"][0]
+            atol = 1e-5 * max(1.0, float(logits.abs().max()))
+            torch.testing.assert_close(ours, logits, rtol=0, atol=atol)
+        if "contacts" in names:
+            torch.testing.assert_close(
+                got.contacts[place], expected["contacts"][0], rtol=0, atol=1e-5
+            )

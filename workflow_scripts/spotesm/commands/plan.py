@@ -101,7 +101,7 @@ def count_bytes(census: Census, request: Request) -> int:
 
 @torch.inference_mode()
 def measure_speed(request: Request, device: torch.device) -> float:
-    """Return tokens/s of the whole model on `device`, from a few layers of random numbers."""
+    """Return tokens/s on `device`, from a few layers of random numbers."""
     architecture, window = request.architecture, request.long_sequences.window
     # ESM-1b and ESM-1v cost what an ESM-2 of their shape does.
     probe = ESM2(PROBE_LAYERS, architecture.embedding_dim, architecture.attention_heads)
@@ -116,7 +116,10 @@ def measure_speed(request: Request, device: torch.device) -> float:
         float(model(tokens, lengths, few).hidden[PROBE_LAYERS][0, 0])  # waits for the device
         passes += 1
     seconds_of_probe = (time.perf_counter() - start) / passes
-    return len(tokens) / (seconds_of_probe * architecture.layers / PROBE_LAYERS)
+    layers = (
+        request.select().depth(architecture.layers) if model.stops_early else architecture.layers
+    )
+    return len(tokens) / (seconds_of_probe * max(layers, 1) / PROBE_LAYERS)
 
 
 def plan_run(datasets: dict[str, list[Path]], shards: int, request: Request) -> str:

@@ -49,6 +49,8 @@ class PackedESM2(nn.Module):
     Takes the loaded model over: its layers are converted in place, one by one.
     """
 
+    stops_early = True  # no layer behind the last that is asked for costs anything
+
     def __init__(self, model: ESM2, device: torch.device, dtype: torch.dtype) -> None:
         super().__init__()
         self.n_layers = model.num_layers
@@ -77,7 +79,7 @@ class PackedESM2(nn.Module):
         outputs: Outputs,
         before_layer: Callable[[], None] = lambda: None,
     ) -> Activations:
-        """Return what `outputs` needs.
+        """Return what `outputs` needs; no layer behind the last of them runs.
 
         Args:
             tokens: (T,) token numbers of all sequences, each with its BOS and EOS.
@@ -90,7 +92,8 @@ class PackedESM2(nn.Module):
         products = self.products(len(tokens), self.embedding_dim, self.dtype, self.device)
         hidden = {0: x} if 0 in outputs.layers else {}
         maps = ContactMaps(self.contact_head, lengths if CONTACTS in outputs else [], self.device)
-        for number, layer in enumerate(self.layers, start=1):
+        depth = outputs.depth(self.n_layers)
+        for number, layer in enumerate(self.layers[:depth], start=1):
             before_layer()
             query, key, value = layer.before_attention(x, rotation, products)
             if CONTACTS in outputs:
@@ -98,7 +101,8 @@ class PackedESM2(nn.Module):
             x = layer.after_attention(x, attend(query, key, value), products)
             if number in outputs.layers:
                 hidden[number] = x
-        x = self.final_norm(x)
+        if depth == self.n_layers:
+            x = self.final_norm(x)
         if self.n_layers in outputs.layers:
             hidden[self.n_layers] = x
         logits = self.logits_head(x) if LOGITS in outputs else None

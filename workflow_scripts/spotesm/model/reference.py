@@ -23,6 +23,8 @@ class ReferenceEngine:
     Takes the loaded model over, and converts all of it to `dtype`.
     """
 
+    stops_early = False
+
     def __init__(self, model: FairESM, device: torch.device, dtype: torch.dtype) -> None:
         self.model = model.to(device, dtype).eval()
         self.n_layers = len(model.layers)

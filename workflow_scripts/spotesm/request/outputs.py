@@ -166,6 +166,12 @@ class Outputs:
         asked = [output for name, output in OUTPUTS.items() if name in self.names]
         return [key for output in asked if output.ragged for key in output.keys(self.layers)]
 
+    def depth(self, n_layers: int) -> int:
+        """Return how many of a model's layers have to run: outputs without layers need all."""
+        if any(not OUTPUTS[name].per_layer for name in self.names):
+            return n_layers
+        return max(self.layers)
+
     @property
     def dtype(self) -> np.dtype:
         """`store_dtype` as numpy calls it."""
