@@ -91,7 +91,7 @@ def test_rows_by_place_by_id_and_many_at_once(made: Made, whole: dict[str, np.nd
             np.testing.assert_array_equal(embeddings[many], rows[many])
         np.testing.assert_array_equal(np.stack(list(embeddings)), rows)
         assert embeddings.rows_of("twice") == [5, 6]
-        with pytest.raises(KeyError, match="2 records have the id 'twice'"):
+        with pytest.raises(KeyError, match="2 records have the id or accession 'twice'"):
             embeddings["twice"]
         with pytest.raises(KeyError, match="no record has the id 'nobody'"):
             embeddings["nobody"]

@@ -1,4 +1,97 @@
-"""What the merged file calls itself."""
+"""What our HDF5 files call themselves, and how a merged one is told from everything else."""
+
+import re
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from spotesm.base.failures import InputError, UserError, explain_host_fault
 
 FORMAT = "spotesm"
 FORMAT_VERSION = 1  # another one only where an older reader would misread the file
+EXPORT_FORMAT = "spotesm-export"  # one dataset a protein
+
+# What a merged file has of every record, whatever was computed, and its shape behind N.
+RECORD_SHAPES = {"sequence_ids": (), "lengths": (), "digests": (16,), "windows": ()}
+
+_SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_READING = re.compile(r"'?(Can't|Unable to) (synchronously )?(read|open|get)\b")
+
+
+def open_checked(path: Path) -> h5py.File:
+    """Open a dataset's HDF5 file.
+
+    Raises:
+        InputError: it cannot be read, is none of spotESM's, or of a format we do not know.
+    """
+    try:
+        problem = _problem_before_opening(path)
+    except OSError as error:
+        problem = f"cannot be read ({error.strerror})"
+    if problem:
+        raise InputError(f"{path}: {problem}; name an embeddings.h5")
+    try:
+        file = h5py.File(path, "r")
+    except (OSError, RuntimeError) as error:
+        if "lock file" in str(error):
+            raise InputError(f"{path}: another program is writing it; wait for its end") from error
+        raise InputError(
+            f"{path}: cannot be read as HDF5, it is truncated or damaged ({error}); name an "
+            "embeddings.h5"
+        ) from error
+    try:
+        problem = _problem_inside(file)
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        problem = f"is damaged ({error}); name an embeddings.h5"
+    if problem:
+        file.close()
+        raise InputError(f"{path}: {problem}")
+    return file
+
+
+def _problem_before_opening(path: Path) -> str | None:
+    if path.is_dir():
+        return "is a folder"
+    if not path.exists():
+        return "no such file"
+    if not path.is_file():
+        return "is no regular file"
+    with open(path, "rb") as file:
+        start = file.read(len(_SIGNATURE))
+    if not start:
+        return "is empty"
+    return None if start == _SIGNATURE else "cannot be read as HDF5, it is something else"
+
+
+def _problem_inside(file: h5py.File) -> str | None:
+    """Return why a file is not a whole merged one."""
+    found, version = file.attrs.get("format"), file.attrs.get("format_version")
+    if isinstance(found, str) and found == EXPORT_FORMAT:
+        return "is an export, one dataset a protein; name the embeddings.h5 it was made from"
+    if not isinstance(found, str) or found != FORMAT:
+        if "ordinals" in file and "fingerprint" in file.attrs:
+            return "is the file of one shard; name the embeddings.h5 of its dataset"
+        return f"not a file of spotESM's format {FORMAT_VERSION}; name an embeddings.h5"
+    if not isinstance(version, np.integer) or version != FORMAT_VERSION:
+        return (
+            f"not a file of spotESM's format {FORMAT_VERSION}, but of {version}; read it by the "
+            "version of spotESM that wrote it, or a newer one"
+        )
+    ids = file.get("sequence_ids")
+    for name, shape in RECORD_SHAPES.items():
+        dataset = file.get(name)
+        if not isinstance(dataset, h5py.Dataset) or dataset.shape != (ids.shape[0], *shape):
+            return (
+                f"has no {name} of each record: it is damaged, or an export; name an embeddings.h5"
+            )
+    return None
+
+
+def is_damage(error: OSError | RuntimeError | KeyError) -> bool:
+    """Whether an exception is HDF5's complaint on what it reads, and not a fault of the disk."""
+    return (
+        not isinstance(error, UserError)
+        and _READING.match(str(error)) is not None
+        and explain_host_fault(error) is None
+    )

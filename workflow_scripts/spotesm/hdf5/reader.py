@@ -4,8 +4,13 @@ with Embeddings("results/demo/embeddings.h5") as embeddings:
     vector = embeddings["P12345"]
 """
 
+import operator
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from difflib import get_close_matches
+from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
@@ -14,30 +19,52 @@ import h5py
 import numpy as np
 
 from spotesm.base.failures import InputError
-from spotesm.hdf5.format import FORMAT, FORMAT_VERSION
+from spotesm.hdf5.format import is_damage, open_checked
+from spotesm.hdf5.ids import TextIndex
 from spotesm.request.outputs import CONTACTS, LOGITS, OUTPUTS, RESIDUES, Key, offsets_of, output_of
 from spotesm.request.request import Request
-from spotesm.sequences.digests import hash_text
+from spotesm.sequences.accessions import accession_of
 
 if TYPE_CHECKING:
     import torch
 
 Values: TypeAlias = "np.ndarray | torch.Tensor"
+Rows: TypeAlias = slice | Sequence[int] | Sequence[str] | np.ndarray
 
-_IDS_AT_ONCE, _ROWS_AT_ONCE = 1 << 16, 1 << 10
+IDS_AT_ONCE, ROWS_AT_ONCE = 1 << 16, 1 << 10
+CLOSE_AMONG = 1 << 16  # ids that are compared with an unknown one, a second or two
+FIRST = "embeddings"  # a link to the first output with one row a record that was asked for
+
+
+class LookUpError(InputError, KeyError):
+    """No record has an id, or several have it."""
+
+    def __init__(self, embeddings: "Embeddings", identifier: str, n_records: int) -> None:
+        super().__init__(embeddings, identifier, n_records)
+
+    def __str__(self) -> str:
+        embeddings, identifier, n_records = self.args
+        if n_records:
+            have = "records have the id or accession"
+            return f"{embeddings.path}: {n_records} {have} {identifier!r}; see rows_of"
+        # Here, not where it is raised: who tries many ids need not pay for it.
+        close = get_close_matches(identifier, islice(embeddings.iterate_ids(), CLOSE_AMONG), 3)
+        return f"{embeddings.path}: no record has the id {identifier!r}{_did_you_mean(close)}"
 
 
 class Embeddings(Sequence):
     """The records of an `embeddings.h5`, in input order.
 
-    `embeddings[i]`, `embeddings["id"]` are vectors (D,), `embeddings[10:20]` and
-    `embeddings[[3, 1, 4]]` are (k, D). A map-style dataset for PyTorch's `DataLoader`, too: every
-    process opens the file for itself.
+    `embeddings[i]`, `embeddings["id"]` are vectors (D,); `embeddings[10:20]`, lists and arrays of
+    numbers or of ids, and masks (N,) give (k, D), as numpy would. `"id" in embeddings`, `index` and
+    `count` go by id, too. Where no record has the id `P12345`, it is the accession of
+    `sp|P12345|NAME`. A map-style dataset for PyTorch's `DataLoader`, too: every process opens the
+    file for itself.
 
     Args:
         path: the HDF5 file.
         key: which of the outputs with one row a record, such as `bos/33`; the first one that was
-            asked for if None.
+            asked for if None. Others have their own way: `residues`, `logits`, `contacts`.
         as_torch: return tensors instead of numpy arrays.
 
     Raises:
@@ -50,10 +77,11 @@ class Embeddings(Sequence):
         self.path = Path(path)
         self.as_torch = as_torch
         self._open_file: tuple[int, h5py.File] | None = None
-        self._index: tuple[np.ndarray, np.ndarray] | None = None
-        self.key = key or ("embeddings" if "embeddings" in self.file else None)
-        if key and key not in self.file:
-            raise InputError(f"{path}: has no {key}; it has {', '.join(self.outputs)}")
+        try:
+            self.key = self._choose_key(key)
+        except InputError:
+            self.close()
+            raise
 
     @property
     def file(self) -> h5py.File:
@@ -89,14 +117,46 @@ class Embeddings(Sequence):
         return [key for key in keys if Key.parse(key)]
 
     @property
+    def row_keys(self) -> list[str]:
+        """The keys of what has one row a record."""
+        return [key for key in self.outputs if not output_of(key).ragged]
+
+    def _choose_key(self, key: str | None) -> str | None:
+        """Return the key of rows; None where the file has none and none is named."""
+        link = self.file.get(FIRST, getlink=True)
+        first = link.path.strip("/") if isinstance(link, h5py.SoftLink) else None
+        chosen = first if key in (None, FIRST) else key
+        if chosen in self.row_keys or (first is None and key is None):
+            return chosen
+        if chosen in self.outputs:
+            raise InputError(
+                f"{self.path}: {key} has no one row a record; "
+                f"{', '.join(self.row_keys) or 'no key'} has"
+            )
+        raise InputError(self._has_no(chosen or key, self.row_keys))
+
+    def _has_no(self, what: object, keys: Sequence[str]) -> str:
+        close = get_close_matches(str(what), keys, 1)
+        return f"{self.path}: has no {what}; it has {', '.join(keys)}{_did_you_mean(close)}"
+
+    @property
     def attributes(self) -> dict:
         """What the file says about itself: model, weights, settings."""
         return dict(self.file.attrs)
 
     @property
     def request(self) -> Request:
-        """What was asked for."""
-        return Request.of_attributes(self.file.attrs)
+        """What was asked for.
+
+        Raises:
+            InputError: the attributes that say so are damaged.
+        """
+        try:
+            return Request.of_attributes(self.file.attrs)
+        except (KeyError, TypeError, ValueError) as error:
+            raise InputError(f"{self.path}: its attributes are damaged ({error})") from error
+
+    # -- who is where --------------------------------------------------------------------------
 
     def __len__(self) -> int:
         return len(self.file["sequence_ids"])
@@ -106,59 +166,119 @@ class Embeddings(Sequence):
         """All ids, in input order."""
         return self.file["sequence_ids"].asstr()[:].tolist()
 
-    def rows_of(self, identifier: str) -> list[int]:
-        """Return the rows of all records that have this id, in order."""
-        hashes, order = self._hashed_ids()
-        wanted = _hash_of(identifier)
-        first, end = np.searchsorted(hashes, wanted), np.searchsorted(hashes, wanted, "right")
+    def iterate_ids(self) -> Iterator[str]:
+        """Yield all ids, in input order; some are in memory at a time."""
         ids = self.file["sequence_ids"].asstr()
-        return [row for row in np.sort(order[first:end]).tolist() if ids[row] == identifier]
+        for start in range(0, len(self), IDS_AT_ONCE):
+            yield from ids[start : start + IDS_AT_ONCE]
+
+    @cached_property
+    def _by_id(self) -> TextIndex:
+        return TextIndex.of(self.iterate_ids())
+
+    @cached_property
+    def _by_accession(self) -> TextIndex:
+        return TextIndex.of(map(accession_of, self.iterate_ids()))
+
+    def rows_of(self, identifier: str) -> list[int]:
+        """Return the rows of all records that have this id, in order.
+
+        If there are none, the rows of those that have it as their accession.
+        """
+        ids = self.file["sequence_ids"].asstr()
+        rows = [row for row in self._by_id.candidates(identifier) if ids[row] == identifier]
+        return rows or [
+            row
+            for row in self._by_accession.candidates(identifier)
+            if accession_of(ids[row]) == identifier
+        ]
 
     def row_of(self, which: int | str) -> int:
         """Return the row of a record.
 
         Raises:
-            KeyError: no record has this id, or several have.
+            LookUpError: no record has this id, or several have; a KeyError.
             IndexError: there is no such row.
+            TypeError: it is neither a number nor an id.
         """
         if isinstance(which, str):
             rows = self.rows_of(which)
             if len(rows) != 1:
-                how_many = f"{len(rows)} records have" if rows else "no record has"
-                raise KeyError(f"{self.path}: {how_many} the id {which!r}; see rows_of")
+                raise LookUpError(self, which, len(rows))
             return rows[0]
-        if not -len(self) <= which < len(self):
-            raise IndexError(f"{self.path}: has {len(self)} rows, not row {which}")
-        return int(which) % len(self)
+        if isinstance(which, bool | np.bool) or not hasattr(which, "__index__"):
+            raise TypeError(f"{self.path}: a row is asked for by number or id, not {which!r}")
+        return int(self._check_rows(np.array([operator.index(which)]))[0])
 
-    def _hashed_ids(self) -> tuple[np.ndarray, np.ndarray]:
-        """Return hashes of all ids, ascending, and whose they are: 16 bytes a record."""
-        if self._index is None:
-            hashes = np.empty(len(self), np.uint64)
-            for start in range(0, len(self), _IDS_AT_ONCE):
-                block = self.file["sequence_ids"].asstr()[start : start + _IDS_AT_ONCE]
-                hashes[start : start + len(block)] = [_hash_of(identifier) for identifier in block]
-            order = np.argsort(hashes, kind="stable")
-            self._index = hashes[order], order
-        return self._index
+    def __contains__(self, identifier: object) -> bool:
+        return isinstance(identifier, str) and bool(self.rows_of(identifier))
+
+    def count(self, identifier: object) -> int:
+        """Return how many records have this id."""
+        return len(self.rows_of(identifier)) if isinstance(identifier, str) else 0
+
+    def index(self, identifier: object, start: int = 0, stop: int | None = None) -> int:
+        """Return the first row, of `start` to `stop`, that has this id.
+
+        Raises:
+            ValueError: there is none.
+        """
+        inside = range(len(self))[start:stop]
+        rows = self.rows_of(identifier) if isinstance(identifier, str) else []
+        for row in rows:
+            if row in inside:
+                return row
+        raise ValueError(f"{self.path}: no record there has the id {identifier!r}")
+
+    def _check_rows(self, rows: np.ndarray) -> np.ndarray:
+        """Return rows (k,) counted from the beginning, int64."""
+        n = len(self)
+        wrong = np.flatnonzero((rows < -n) | (rows >= n))
+        if len(wrong):
+            raise IndexError(f"{self.path}: has {n} rows, not row {rows[wrong[0]]}")
+        rows = rows.astype(np.int64)
+        return np.where(rows < 0, rows + n, rows)
+
+    def _rows_at(self, which: Rows) -> np.ndarray:
+        """Return the rows that a list or an array of numbers or ids, or a mask, asks for, (k,)."""
+        if isinstance(which, list) and any(isinstance(one, str) for one in which):
+            return np.array([self.row_of(one) for one in which])
+        asked = np.empty(()) if isinstance(which, tuple) else _as_array(which)
+        kind = asked.dtype.kind if asked.ndim == 1 else ""
+        if kind and kind in "OTU":
+            return np.array([self.row_of(one) for one in asked.tolist()], np.int64)
+        if kind == "b":
+            if len(asked) != len(self):
+                raise IndexError(f"{self.path}: has {len(self)} rows, not {len(asked)} as the mask")
+            return np.flatnonzero(asked)
+        if kind and kind in "iu":
+            return self._check_rows(asked)
+        if kind and not len(asked):  # of an empty list numpy makes floats
+            return np.empty(0, np.int64)
+        raise TypeError(
+            f"{self.path}: rows are asked for by number, id, slice, mask, or a list of numbers or "
+            f"ids, not {which!r}"
+        )
 
     # -- values ----------------------------------------------------------------------------------
 
-    def __getitem__(self, which: int | str | slice | Sequence[int]) -> Values:
+    def __getitem__(self, which: int | str | Rows) -> Values:
         if self.key is None:
-            raise InputError(f"{self.path}: has no output with one row a record: {self.outputs}")
+            raise InputError(
+                f"{self.path}: has no output with one row a record, but {', '.join(self.outputs)}"
+            )
         rows = self.file[self.key]
-        if isinstance(which, slice) and (which.step or 1) > 0:
-            return self._give(rows[which])
-        if isinstance(which, int | np.integer | str):
+        if isinstance(which, slice):
+            return self._give(_read_slice(rows, which))
+        if isinstance(which, str) or _as_array(which).ndim == 0:
             return self._give(rows[self.row_of(which)])
-        wanted = np.arange(len(self))[which]
+        wanted = self._rows_at(which)
         ascending, places = np.unique(wanted, return_inverse=True)  # as h5py wants them
         return self._give(rows[ascending][places])
 
     def __iter__(self) -> Iterator[Values]:
-        for start in range(0, len(self), _ROWS_AT_ONCE):
-            yield from self[start : start + _ROWS_AT_ONCE]
+        for start in range(0, len(self), ROWS_AT_ONCE):
+            yield from self[start : start + ROWS_AT_ONCE]
 
     def residues(self, which: int | str, layer: int | None = None) -> Values:
         """Return the vectors of a record's residues, (l, D).
@@ -167,9 +287,11 @@ class Embeddings(Sequence):
             layer: as the file numbers it; may be left out if the file has one alone.
         """
         layers = [key for key in self.outputs if output_of(key).name == RESIDUES]
+        if not layers:
+            raise InputError(self._has_no(RESIDUES, self.outputs))
         if layer is None and len(layers) > 1:
             raise InputError(f"{self.path}: has {', '.join(layers)}; name a layer")
-        key = layers[0] if layer is None and layers else OUTPUTS[RESIDUES].key(layer)
+        key = layers[0] if layer is None else OUTPUTS[RESIDUES].key(layer)
         return self._ragged(key, which)
 
     def logits(self, which: int | str) -> Values:
@@ -178,13 +300,16 @@ class Embeddings(Sequence):
 
     def contacts(self, which: int | str) -> Values:
         """Return a record's contact probabilities, (windows, w, w): one map for each window."""
-        windows = int(self.file["windows"][self.row_of(which)])
-        values = self._ragged(OUTPUTS[CONTACTS].key(), which)
+        row = self.row_of(which)
+        values = self._ragged(OUTPUTS[CONTACTS].key(), row)
+        windows = int(self.file["windows"][row])
         side = round((len(values) / windows) ** 0.5)
         return values.reshape(windows, side, side)
 
     def value(self, key: str, which: int | str) -> Values:
         """Return any one output of a record: (D,), (l, D), (l, 33), or (windows, w, w)."""
+        if key not in self.outputs:
+            raise InputError(self._has_no(key, self.outputs))
         output = output_of(key)
         if output.name == CONTACTS:
             return self.contacts(which)
@@ -193,8 +318,8 @@ class Embeddings(Sequence):
         return self._give(self.file[key][self.row_of(which)])
 
     def _ragged(self, key: str, which: int | str) -> Values:
-        if key not in self.file:
-            raise InputError(f"{self.path}: has no {key}; it has {', '.join(self.outputs)}")
+        if key not in self.outputs:
+            raise InputError(self._has_no(key, self.outputs))
         row = self.row_of(which)
         start, end = self.file[offsets_of(output_of(key))][row : row + 2]
         return self._give(self.file[key][start:end])
@@ -207,28 +332,38 @@ class Embeddings(Sequence):
         return torch.from_numpy(values)
 
 
-def _hash_of(identifier: str) -> np.uint64:
-    return np.uint64(int.from_bytes(hash_text(identifier), "little"))
-
-
-def open_checked(path: Path) -> h5py.File:
-    """Open a dataset's HDF5 file.
+@contextmanager
+def opened(path: Path, key: str | None = None) -> Iterator[Embeddings]:
+    """Open a file for a command, to which damage met on the way is an error of the user's.
 
     Raises:
-        InputError: it cannot be read, is none of spotESM's, or of a format we do not know.
+        InputError: as `Embeddings` does, or, in the block, the file turns out to be damaged.
     """
+    with Embeddings(path, key) as embeddings:
+        try:
+            yield embeddings
+        except (OSError, RuntimeError, KeyError) as error:
+            if not is_damage(error):
+                raise
+            raise InputError(f"{path}: is damaged ({error}); merge it again") from error
+
+
+def _read_slice(dataset: h5py.Dataset, which: slice) -> np.ndarray:
+    """Return the rows of a slice, as numpy would: h5py takes no negative steps."""
+    rows = range(len(dataset))[which]
+    if rows.step > 0:
+        return dataset[rows.start : max(rows.start, rows.stop) : rows.step]
+    rows = rows[::-1]
+    values = dataset[rows.start : max(rows.start, rows.stop) : rows.step]
+    return np.ascontiguousarray(values[::-1])  # torch takes no negative strides
+
+
+def _as_array(which: object) -> np.ndarray:
     try:
-        file = h5py.File(path, "r")
-    except FileNotFoundError as error:
-        raise InputError(f"{path}: no such file; name an embeddings.h5") from error
-    except OSError as error:
-        raise InputError(
-            f"{path}: cannot be read as HDF5 ({error}); name an embeddings.h5"
-        ) from error
-    found = file.attrs.get("format"), file.attrs.get("format_version")
-    if found != (FORMAT, FORMAT_VERSION):
-        file.close()
-        raise InputError(
-            f"{path}: not a file of spotESM's format {FORMAT_VERSION}; name an embeddings.h5"
-        )
-    return file
+        return np.asarray(which)
+    except ValueError:  # of a ragged list
+        return np.empty(())
+
+
+def _did_you_mean(close: Sequence[str]) -> str:
+    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
