@@ -9,9 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays, basic_indices
+from merged import write_merged
 from spotesm.base.failures import InputError
 from spotesm.hdf5 import reader
-from spotesm.hdf5.format import FORMAT, FORMAT_VERSION
 from spotesm.hdf5.reader import Embeddings, LookUpError
 
 N, D = 11, 4
@@ -22,26 +22,11 @@ IDS = [
 ROWS = np.arange(N * D, dtype=np.float32).reshape(N, D)
 
 
-def write_file(path: Path, ids: list[str], **datasets: np.ndarray) -> Path:
-    """A file of the merge's form, without running anything."""
-    n = len(ids)
-    with h5py.File(path, "w") as file:
-        file.create_dataset("sequence_ids", data=np.array(ids, object), dtype=h5py.string_dtype())
-        file["lengths"] = np.full(n, 2, np.int32)
-        file["digests"] = np.zeros((n, 16), np.uint8)
-        file["windows"] = np.ones(n, np.int32)
-        for name, values in datasets.items():
-            file[name.replace("_", "/", 1)] = values
-        file["embeddings"] = h5py.SoftLink("/mean/6")
-        file.attrs.update(format=FORMAT, format_version=FORMAT_VERSION)
-    return path
-
-
 @pytest.fixture(scope="module")
 def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("indexing")
     residues = np.arange(2 * N * D, dtype=np.float32).reshape(2 * N, D)
-    return write_file(
+    return write_merged(
         folder / "embeddings.h5",
         IDS,
         mean_6=ROWS,
@@ -142,7 +127,7 @@ def test_iteration_and_its_reverse(embeddings: Embeddings) -> None:
 
 @pytest.mark.parametrize("n", [0, 1])
 def test_files_of_no_rows_and_of_one(tmp_path: Path, n: int) -> None:
-    path = write_file(tmp_path / "x.h5", IDS[:n], mean_6=ROWS[:n])
+    path = write_merged(tmp_path / "x.h5", IDS[:n], mean_6=ROWS[:n])
     with Embeddings(path) as embeddings:
         assert len(embeddings) == n
         assert embeddings.ids == list(embeddings.iterate_ids()) == IDS[:n]
@@ -295,7 +280,7 @@ def test_ragged_outputs_that_are_not_there(embeddings: Embeddings, tmp_path: Pat
     for ask in (embeddings.logits, embeddings.contacts, lambda row: embeddings.residues(row, 5)):
         with pytest.raises(InputError, match="it has bos/6, mean/6, residues/6"):
             ask(0)
-    with Embeddings(write_file(tmp_path / "x.h5", IDS, mean_6=ROWS)) as few:
+    with Embeddings(write_merged(tmp_path / "x.h5", IDS, mean_6=ROWS)) as few:
         for layer in (None, 6):
             with pytest.raises(InputError, match=r"has no residues.*; it has mean/6"):
                 few.residues(0, layer)

@@ -14,13 +14,14 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from spotesm.base.failures import InputError
+from spotesm.commands.exports.checks import check_output, check_places
 from spotesm.commands.exports.fair_esm import PT
 from spotesm.commands.exports.format import Format
 from spotesm.commands.exports.npz import NPZ
 from spotesm.commands.exports.parquet import PARQUET
 from spotesm.commands.exports.per_protein import H5
 from spotesm.commands.exports.records import Records
-from spotesm.hdf5.reader import Embeddings
+from spotesm.hdf5.reader import Embeddings, opened
 from spotesm.request.outputs import output_of
 
 FORMATS = {format.name: format for format in (H5, NPZ, PARQUET, PT)}
@@ -49,10 +50,10 @@ HELP = "\n".join(
 def export(format: str, file: Path, output: Path, key: str | None) -> None:
     """Write an embeddings.h5 in another format, and say what was written."""
     chosen = FORMATS[format]
-    with Embeddings(file) as embeddings:
+    with opened(file) as embeddings:
         keys = choose_keys(embeddings, chosen, key)
-        if chosen.place is not None:
-            check_places(embeddings, chosen)
+        check_output(file, output, chosen)
+        check_places(embeddings, output, chosen)
         with progress(len(embeddings), output) as advance:
             records = Records(embeddings, keys, advance=advance)
             chosen.write(records, output)
@@ -70,8 +71,8 @@ def choose_keys(embeddings: Embeddings, format: Format, key: str | None) -> list
     if key is None:
         if format.all_keys:
             return fitting
-        if "embeddings" in embeddings.file:
-            return [embeddings.file.get("embeddings", getlink=True).path.removeprefix("/")]
+        if embeddings.key is not None:
+            return [embeddings.key]
         if len(fitting) == 1:
             return fitting
         what = f"name one with --key: {', '.join(fitting)}" if fitting else "none fits"
@@ -86,23 +87,6 @@ def choose_keys(embeddings: Embeddings, format: Format, key: str | None) -> list
     close = get_close_matches(key, there, 1)
     hint = f"did you mean {close[0]}? It" if close else "it"
     raise InputError(f"{embeddings.path}: has no {key}; {hint} has {', '.join(there)}")
-
-
-def check_places(embeddings: Embeddings, format: Format) -> None:
-    """Check that each record has a place of its own, before anything is written.
-
-    Raises:
-        InputError: two have one.
-    """
-    seen: dict[str, str] = {}
-    for identifier in embeddings.ids:
-        place = format.place(identifier)
-        if place in seen:
-            raise InputError(
-                f"{embeddings.path}: several records have the id {identifier!r}, but {format.name} "
-                "has one place for each; use npz or parquet"
-            )
-        seen[place] = identifier
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from spotesm.base.failures import InputError, UserError, explain_host_fault
 
 FORMAT = "spotesm"
 FORMAT_VERSION = 1  # another one only where an older reader would misread the file
-EXPORT_FORMAT = "spotesm-export"  # one dataset a protein
+EXPORT_FORMAT = "spotesm-export"  # of our exports to HDF5, lest one be taken for a merged file
 
 # What a merged file has of every record, whatever was computed, and its shape behind N.
 RECORD_SHAPES = {"sequence_ids": (), "lengths": (), "digests": (16,), "windows": ()}
@@ -78,13 +78,10 @@ def _problem_inside(file: h5py.File) -> str | None:
             f"not a file of spotESM's format {FORMAT_VERSION}, but of {version}; read it by the "
             "version of spotESM that wrote it, or a newer one"
         )
-    ids = file.get("sequence_ids")
+    n = file["sequence_ids"].shape[0] if "sequence_ids" in file else None
     for name, shape in RECORD_SHAPES.items():
-        dataset = file.get(name)
-        if not isinstance(dataset, h5py.Dataset) or dataset.shape != (ids.shape[0], *shape):
-            return (
-                f"has no {name} of each record: it is damaged, or an export; name an embeddings.h5"
-            )
+        if n is None or (name in file and file[name].shape != (n, *shape)):
+            return f"has no {name} of each record: damaged, or an export; name an embeddings.h5"
     return None
 
 

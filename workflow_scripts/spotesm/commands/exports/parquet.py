@@ -33,7 +33,11 @@ def write_parquet(records: Records, output: Path) -> None:
         kind = pa.list_(number, records.values.shape[1])
         kind = pa.large_list(kind) if records.output.ragged else kind
     schema = pa.schema([("id", pa.string()), ("length", pa.int32()), ("embedding", kind)])
-    with replacing(output) as temporary, pq.ParquetWriter(temporary, schema) as writer:
+    with (
+        replacing(output) as temporary,
+        open(temporary, "wb") as file,  # Arrow takes no path that the locale cannot write
+        pq.ParquetWriter(file, schema) as writer,
+    ):
         for block in records.blocks():
             columns = [
                 pa.array(block.ids.tolist(), pa.string()),

@@ -7,8 +7,7 @@ import h5py
 from spotesm.base.durable import replacing
 from spotesm.commands.exports.format import Format, any_output, safe_name
 from spotesm.commands.exports.records import Records
-
-FORMAT = "spotesm-export"  # what this file calls itself, lest it be taken for an embeddings.h5
+from spotesm.hdf5.format import EXPORT_FORMAT
 
 
 def write_h5(records: Records, output: Path) -> None:
@@ -33,7 +32,7 @@ def describe(records: Records) -> dict:
     del attributes["format_version"]
     return {
         **attributes,
-        "format": FORMAT,
+        "format": EXPORT_FORMAT,
         "key": records.keys[0],
         "model_name": attributes["model"],
     }
