@@ -355,7 +355,7 @@ def _read_slice(dataset: h5py.Dataset, which: slice) -> np.ndarray:
         return dataset[rows.start : max(rows.start, rows.stop) : rows.step]
     rows = rows[::-1]
     values = dataset[rows.start : max(rows.start, rows.stop) : rows.step]
-    return np.ascontiguousarray(values[::-1])  # torch takes no negative strides
+    return values[::-1].copy()  # torch takes no negative strides
 
 
 def _as_array(which: object) -> np.ndarray:
