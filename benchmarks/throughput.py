@@ -34,7 +34,7 @@ from spotesm.model.encoder import Batch, Encoder
 from spotesm.model.packed import PackedESM2
 from spotesm.request.outputs import Outputs
 from spotesm.request.request import Request
-from spotesm.sequences.fasta import normalise_sequence, read_fasta
+from spotesm.sequences.fasta import normalise, read_fasta
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.sharding import split_fasta
 from spotesm.weights.architectures import ARCHITECTURES, Architecture
@@ -113,7 +113,7 @@ def read_sequences(fasta: Path | None, count: int) -> list[str]:
     """Return proteins of at most `MOST_RESIDUES`, longer ones cut."""
     rng = random.Random(0)
     if fasta:
-        sequences = [normalise_sequence(raw)[0].decode() for _, raw in read_fasta(fasta)]
+        sequences = [normalise(record).sequence.decode() for record in read_fasta([fasta])]
         rng.shuffle(sequences)
     else:
         places = [rng.uniform(0, len(LENGTH_QUANTILES) - 1) for _ in range(count)]

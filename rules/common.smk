@@ -1,4 +1,3 @@
-import logging
 import os
 import shutil
 import sys
@@ -7,7 +6,6 @@ import uuid
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
-from snakemake.logging import logger
 
 # The library lies beside the rules, whatever folder the workflow runs in.
 sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "workflow_scripts"))
@@ -25,7 +23,7 @@ from spotesm.request.config import (
 from spotesm.request.inputs import choose_shards, find_fasta, know_by_content
 from spotesm.request.labels import read_labels
 from spotesm.request.request import Request
-from spotesm.runs.explain import describe_results, explain_failures
+from spotesm.runs.explain import explain_failures
 
 STARTED = time.time()
 
@@ -54,6 +52,17 @@ def proteins(dataset):
     """Return the protein files that are split into shards."""
     orfs = [f"results/{dataset}/orfs.fasta"]
     return orfs if DATASETS[dataset].is_nucleotide else by_content(FASTA[dataset])
+
+
+def translated(dataset):
+    """Return what lies beside the proteins that come from contigs: counts, rejected contigs."""
+    files = ["contigs.json", "contigs-rejected.tsv"]
+    return [f"results/{dataset}/{f}" for f in files if DATASETS[dataset].is_nucleotide]
+
+
+def rejected_list(dataset):
+    """Return where rejected records are listed, whichever step ends a run for them."""
+    return f"results/{dataset}/rejected.tsv"
 
 
 def by_content(paths):
@@ -105,12 +114,6 @@ def begin_run():
     """Write down, before any job starts, where the checkpoints of each dataset are."""
     for dataset in DATASETS:
         DatasetPaths.of(dataset).note_checkpoints(config["checkpoint"]["dir"])
-
-
-def say_last(text, level=logging.INFO):
-    """Say something in the end; by way of the logger, so that it follows what has been said."""
-    if text:
-        logger.log(level, text, extra={"last_words": True})
 
 
 wildcard_constraints:

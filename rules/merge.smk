@@ -5,10 +5,10 @@ rule merge_shards:
         split_rejected="results/{dataset}/shards/rejected.tsv",
     output:
         embeddings="results/{dataset}/embeddings.h5",
-        rejected="results/{dataset}/rejected.tsv",
         summary="results/{dataset}/summary.json",
     log:
         "results/{dataset}/logs/merge_shards.log",
+        rejected="results/{dataset}/rejected.tsv",  # a log stays when the job fails
     benchmark:
         "results/{dataset}/benchmarks/merge_shards.tsv"
     conda:

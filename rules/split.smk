@@ -1,6 +1,7 @@
 rule split_fasta:
     input:
-        lambda wildcards: proteins(wildcards.dataset),
+        fasta=lambda wildcards: proteins(wildcards.dataset),
+        contigs=lambda wildcards: translated(wildcards.dataset),
     output:
         shards=scatter.shard("results/{{dataset}}/shards/{scatteritem}.fasta"),
         rejected="results/{dataset}/shards/rejected.tsv",
@@ -13,6 +14,11 @@ rule split_fasta:
         "../envs/spotesm.yaml"
     params:
         content=lambda wildcards: content(FASTA[wildcards.dataset]),
+        surely_proteins=untracked(
+            lambda wildcards: DATASETS[wildcards.dataset].alphabet is not None
+        ),
+        max_rejected=untracked(config["max_rejected"]),
+        kept=untracked(lambda wildcards: rejected_list(wildcards.dataset)),
     message:
         "Splitting {wildcards.dataset} into shards"
     script:

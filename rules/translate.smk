@@ -2,7 +2,9 @@ rule translate_contigs:
     input:
         lambda wildcards: by_content(FASTA[wildcards.dataset]),
     output:
-        "results/{dataset}/orfs.fasta",
+        orfs="results/{dataset}/orfs.fasta",
+        rejected="results/{dataset}/contigs-rejected.tsv",
+        summary="results/{dataset}/contigs.json",
     log:
         "results/{dataset}/logs/translate_contigs.log",
     benchmark:
@@ -13,6 +15,8 @@ rule translate_contigs:
         content=lambda wildcards: content(FASTA[wildcards.dataset]),
         genetic_code=lambda wildcards: DATASETS[wildcards.dataset].genetic_code,
         min_orf=lambda wildcards: DATASETS[wildcards.dataset].min_orf,
+        max_rejected=untracked(config["max_rejected"]),
+        kept=untracked(lambda wildcards: rejected_list(wildcards.dataset)),
     message:
         "Translating the contigs of {wildcards.dataset}"
     script:

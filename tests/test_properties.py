@@ -13,7 +13,7 @@ from spotesm.base.failures import InputError
 from spotesm.embed.checkpoints import Thresholds, open_checkpoints
 from spotesm.request.results import Results
 from spotesm.sequences.digests import digests_of
-from spotesm.sequences.fasta import RejectedSequence, normalise_sequence, read_fasta
+from spotesm.sequences.fasta import Record, RejectedSequence, normalise, read_fasta
 from spotesm.sequences.reasons import Reason
 
 SETTINGS = {"weights_sha256": "abc"}
@@ -22,11 +22,11 @@ SEQUENCE = st.text("ACDEFGHIKLMNPQRSTVWY", min_size=1, max_size=30)
 HEADER = st.text(st.characters(codec="utf-8", exclude_categories=["Cc", "Z"]), min_size=1)
 
 
-def read(content: bytes) -> list[tuple[str, str]]:
+def read(content: bytes) -> list[Record]:
     with tempfile.NamedTemporaryFile() as file:
         file.write(content)
         file.flush()
-        return list(read_fasta(Path(file.name)))
+        return list(read_fasta([Path(file.name)]))
 
 
 @given(st.one_of(st.binary(), st.binary().map(lambda b: b">a\n" + b), st.text().map(str.encode)))
@@ -37,9 +37,9 @@ def test_any_bytes_are_read_or_refused_in_one_line(content: bytes) -> None:
         assert "\n" not in str(error)
         return
     assert len(records) >= 1
-    for _, raw in records:
+    for record in records:
         try:
-            sequence, _ = normalise_sequence(raw)
+            sequence = normalise(record).sequence
         except RejectedSequence:
             continue
         assert set(sequence) <= set(b"ABCDEFGHIKLMNOPQRSTUVWXYZ")
@@ -61,7 +61,7 @@ def test_valid_records_come_back_however_they_are_laid_out(
         for name, sequence, width in records
     )
     text = text if ends else text.rstrip("\n")
-    expected = [(name.split()[0], sequence) for name, sequence, _ in records]
+    expected = [(name, sequence.encode(), b"rest") for name, sequence, _ in records]
     assert read(text.replace("\n", newline).encode()) == expected
 
 

@@ -2,13 +2,17 @@
 
 from pathlib import Path
 
-from spotesm.sequences.sharding import split_fasta
+from spotesm.sequences.sharding import Contigs, split_fasta
 from spotesm.step import step
 
 with step(snakemake.log[0]):
     split_fasta(
-        inputs=[Path(path) for path in snakemake.input],
+        inputs=[Path(path) for path in snakemake.input.fasta],
         shards=[Path(path) for path in snakemake.output.shards],
         rejected=Path(snakemake.output.rejected),
         summary=Path(snakemake.output.summary),
+        max_rejected=snakemake.params.max_rejected,
+        kept=Path(snakemake.params.kept),
+        surely_proteins=snakemake.params.surely_proteins,
+        contigs=Contigs(*map(Path, snakemake.input.contigs)) if snakemake.input.contigs else None,
     )

@@ -7,16 +7,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 from sequences import random_sequence, write_fasta
-from spotesm.base.failures import InputError
-from spotesm.sequences.sharding import Shard, split_fasta
+from spotesm.base.durable import write_json
+from spotesm.base.failures import InputError, TooManyRejectedError
+from spotesm.sequences.rejected import Rejected, read_rejected, writing_rejected
+from spotesm.sequences.sharding import Contigs, Shard, is_like_nucleotides, split_fasta
 
 N_SHARDS = 5
 
 
-def split(inputs: list[Path], folder: Path) -> tuple[list[list[tuple[int, str, str]]], dict, list]:
+def split(
+    inputs: list[Path], folder: Path, **settings: object
+) -> tuple[list[list[tuple[int, str, str]]], dict, list]:
     """Run split_fasta; return the shards' (ordinal, id, sequence), the counts, the rejected."""
     shards = [folder / f"{i}.fasta" for i in range(N_SHARDS)]
-    split_fasta(inputs, shards, folder / "rejected.tsv", folder / "split.json")
+    split_fasta(inputs, shards, folder / "rejected.tsv", folder / "split.json", **settings)
     records = []
     for path in shards:
         lines = path.read_text().splitlines()
@@ -49,6 +53,9 @@ def test_every_record_goes_to_the_shard_its_digest_names(
         "n_rejected": 0,
         "n_residues": sum(len(s) for _, s in records),
         "n_replaced_residues": 0,
+        "n_removed_characters": 0,
+        "n_unknown_proteins": 0,
+        "n_like_nucleotides": 0,
         "n_repeated_ids": 0,
     }
 
@@ -80,6 +87,109 @@ def test_rejected_records_are_listed_and_the_rest_counted(tmp_path: Path) -> Non
     assert counts["n_residues"] == 5
     assert counts["n_replaced_residues"] == 2
     assert counts["n_repeated_ids"] == 2
+
+
+def test_what_is_deleted_or_unknown_is_counted_and_warned_of(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = [
+        ("a", "MK-V--"),
+        ("b", "XXX"),
+        ("c", "M K.\n V*"),
+        ("d", "MKV"),
+        ("e", "jj"),
+        ("f", "x"),
+    ]
+    shards, counts, _ = split([write_fasta(tmp_path / "in", records)], tmp_path)
+    assert sorted(s for shard in shards for _, _, s in shard) == ["MKV", "MKV", "X", "XX", "XXX"]
+    assert (counts["n_removed_characters"], counts["n_unknown_proteins"]) == (3, 3)
+    assert "3 gaps and blanks inside sequences were removed" in caplog.text
+    assert "3 proteins are of X alone" in caplog.text
+
+
+@pytest.mark.parametrize("bad", [{0}, {17}, {39}, set(range(40))])
+def test_too_many_rejected_records_end_the_split(tmp_path: Path, bad: set[int]) -> None:
+    records = [(f"p{i}", "M*K" if i in bad else "MKV") for i in range(40)]
+    path = write_fasta(tmp_path / "in", records)
+    folder, kept = tmp_path / "shards", tmp_path / "rejected.tsv"
+    folder.mkdir()
+    first = "; ".join(f"{i} 'p{i}' (invalid_character: '*' at residue 2)" for i in sorted(bad)[:3])
+    with pytest.raises(TooManyRejectedError) as caught:
+        split([path], folder, max_rejected=0.02, kept=kept)
+    assert f"{len(bad)} of 40 records were rejected" in str(caught.value)
+    assert f"{kept} lists them; the first: {first}. Mend the input" in str(caught.value)
+    assert [line.ordinal for line in read_rejected(kept)] == sorted(bad)
+    assert list(folder.iterdir()) == []
+    split([path], folder, max_rejected=len(bad) / 40, kept=kept)
+
+
+DNA = "ATGGCGTACGATCGATCGATCGATCGATTAGCTAGCTAGCATCGATCGAT"
+SILK = "GAGAGSGAGAGY" * 20
+NOT_DNA = [
+    [("short", "GAG"), ("shorter", "A"), ("n", "NNTCAGGATC")],
+    [("low", "GAGAGAGAGAGAGAGAGAGAGAGA"), ("a", "MKTAYIAKQRQISFVKSHFS"), ("b", "MALWMRLLPLLALL")],
+    [("silk", SILK)],
+    [(f"p{i}", "MKTAYIAKQRQISFVKSHFS") for i in range(60)] + [("dna", DNA)],
+]
+LIKE_DNA = [
+    [("dna", DNA)],
+    [("rna", DNA.replace("T", "U").lower())],
+    [("n", DNA + "N" * 40), ("b", DNA + "RYK")],
+    [("a", "MKTAYIAKQRQISFVKSHFS"), ("dna", DNA), ("dna2", DNA[:20])],
+    [(f"p{i}", "MKTAYIAKQRQISFVKSHFS") for i in range(60)] + [("genome", DNA * 60)],
+]
+
+
+@pytest.mark.parametrize("records", NOT_DNA)
+def test_some_letters_of_nucleotides_are_no_reason(
+    tmp_path: Path, records: list[tuple[str, str]]
+) -> None:
+    path = write_fasta(tmp_path / "in", records)
+    shards, *_ = split([path], tmp_path, surely_proteins=False)
+    assert sum(map(len, shards)) == len(records)
+
+
+@pytest.mark.parametrize("records", LIKE_DNA)
+def test_nucleotides_among_proteins_end_the_split(
+    tmp_path: Path, records: list[tuple[str, str]]
+) -> None:
+    path, folder = write_fasta(tmp_path / "in", records), tmp_path / "shards"
+    folder.mkdir()
+    with pytest.raises(InputError, match=r"in: \d+ of \d+ sequences .* is this nucleotide\?"):
+        split([path], folder, surely_proteins=False)
+    assert list(folder.iterdir()) == []
+    _, counts, _ = split([path], folder, surely_proteins=True)
+    assert counts["n_like_nucleotides"] == sum(
+        is_like_nucleotides(s.upper().encode()) for _, s in records
+    )
+
+
+@pytest.mark.parametrize(
+    ("sequence", "alike"),
+    [
+        (DNA[:20], True),
+        (DNA[:19], False),
+        ("ACGTUN" * 4 + "RY", True),
+        ("ACGTUN" * 4 + "RYK", False),
+        ("ACGTUN" * 4 + "E", False),
+        ("E" + "ACGTUN" * 4, False),
+    ],
+)
+def test_what_looks_like_nucleotides(sequence: str, alike: bool) -> None:
+    assert is_like_nucleotides(sequence.encode()) == alike
+
+
+def test_rejected_contigs_are_passed_on(tmp_path: Path) -> None:
+    contig = Rejected(4, "c", "translate", "empty", "no bases")
+    with writing_rejected(tmp_path / "contigs.tsv") as rejects:
+        rejects.pass_on(contig)
+    write_json(tmp_path / "contigs.json", {"n_contigs": 5, "n_rejected_contigs": 1})
+    path = write_fasta(tmp_path / "in", [("a", "MK"), ("b", "")])
+    contigs = Contigs(tmp_path / "contigs.json", tmp_path / "contigs.tsv")
+    _, counts, _ = split([path], tmp_path, contigs=contigs, max_rejected=0.5)
+    lines = list(read_rejected(tmp_path / "rejected.tsv"))
+    assert lines == [contig, (1, "b", "split", "empty", "no residues")]
+    assert (counts["n_rejected"], counts["n_contigs"], counts["n_rejected_contigs"]) == (1, 5, 1)
 
 
 def test_bad_input_leaves_nothing_behind(tmp_path: Path) -> None:

@@ -107,7 +107,30 @@ def test_too_many_rejected_records(folder: Path) -> None:
     assert block(fail(folder)) == (
         "spotESM could not finish:\n"
         "  1 of 2 records were rejected (1 invalid_character), more than max_rejected: 0.01 "
-        "allows; mend the input, or raise it and run again: the embeddings stay\n"
+        "allows. results/d/rejected.tsv lists them; the first: 1 'b' (invalid_character: '*' at "
+        "residue 2). Mend the input, or raise max_rejected and run again\n"
+        "    in split_fasta of d\n"
+        "    log: results/d/logs/split_fasta.log\n"
+    )
+
+
+def test_too_many_rejected_records_after_the_split(folder: Path) -> None:
+    (folder / "in.fasta").write_text(">a\nMKV\n>b\nMKLLAAWWRR\n".replace("LL", "L" * 20))
+    long = {"policy": "reject", "window": 16}
+    said = block(fail(folder, long_sequences=long))
+    assert said == (
+        "spotESM could not finish:\n"
+        "  1 of 2 records were rejected (1 too_long), more than max_rejected: 0.01 allows. "
+        "results/d/rejected.tsv lists them; the first: 1 'b' (too_long: more than 16 residues). "
+        "Mend the input, or raise max_rejected and run again: the embeddings stay\n"
         "    in merge_shards of d\n"
         "    log: results/d/logs/merge_shards.log\n"
     )
+    assert "too_long" in (folder / "results/d/rejected.tsv").read_text()
+    write_config(
+        folder, datasets={"d": "in.fasta"}, shards=1, long_sequences=long, max_rejected=0.5
+    )
+    again = snakemake(folder, *RUN)
+    assert again.returncode == 0, again.stdout
+    assert "embed_shard" not in again.stdout
+    assert (folder / "results/d/report.html").exists()

@@ -1,10 +1,9 @@
 """Check an `embeddings.h5` against its FASTA, and some of its rows against fair-esm."""
 
-import csv
 import logging
 import random
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import chain, zip_longest
+from itertools import zip_longest
 from pathlib import Path
 
 import click
@@ -15,7 +14,8 @@ from spotesm.base.paths import weights_manifest
 from spotesm.hdf5.reader import Embeddings
 from spotesm.model.reference import reference_values
 from spotesm.sequences.digests import digest_sequence
-from spotesm.sequences.fasta import RejectedSequence, normalise_sequence, read_fasta
+from spotesm.sequences.fasta import RejectedSequence, normalise, read_fasta
+from spotesm.sequences.rejected import TRANSLATE, read_rejected
 from spotesm.weights.sources import Weights, load_verified
 
 ROWS_AT_ONCE = 4096
@@ -121,21 +121,16 @@ def accepted_records(fasta: Sequence[Path], rejected: Path) -> Iterator[tuple[st
 
 def accepted_sequences(fasta: Sequence[Path], rejected: Path) -> Iterator[tuple[str, bytes]]:
     """Yield id and normalised sequence of every record that is not in `rejected`."""
-    with open(rejected, newline="", encoding="utf-8") as tsv:
-        lines = csv.reader(tsv, delimiter="\t")
-        next(lines)
-        ordinals = (int(line[0]) for line in lines)
-        next_rejected = next(ordinals, None)
-        for ordinal, (identifier, raw) in enumerate(chain(*map(read_fasta, fasta))):
-            if ordinal == next_rejected:
-                next_rejected = next(ordinals, None)
-                continue
-            try:
-                yield identifier, normalise_sequence(raw)[0]
-            except RejectedSequence as error:
-                raise IncompleteError(
-                    f"{rejected}: record {ordinal} is missing ({error})"
-                ) from error
+    ordinals = (line.ordinal for line in read_rejected(rejected) if line.stage != TRANSLATE)
+    next_rejected = next(ordinals, None)
+    for ordinal, record in enumerate(read_fasta(fasta)):
+        if ordinal == next_rejected:
+            next_rejected = next(ordinals, None)
+            continue
+        try:
+            yield record.identifier, normalise(record).sequence
+        except RejectedSequence as error:
+            raise IncompleteError(f"{rejected}: record {ordinal} is missing ({error})") from error
 
 
 def stored_records(embeddings: Embeddings) -> Iterator[tuple[str, int, bytes]]:

@@ -1,6 +1,5 @@
 """Merge the shards of a dataset into one HDF5 file, in input order, and prove it complete."""
 
-import csv
 import json
 import logging
 import platform
@@ -18,7 +17,7 @@ import numpy as np
 
 from spotesm import __version__
 from spotesm.base.durable import read_json, replacing, write_json
-from spotesm.base.failures import IncompleteError, TooManyRejectedError
+from spotesm.base.failures import IncompleteError
 from spotesm.base.paths import UNTRAINED
 from spotesm.hdf5.format import FORMAT, FORMAT_VERSION
 from spotesm.hdf5.shard_file import (
@@ -31,7 +30,8 @@ from spotesm.hdf5.shard_file import (
 )
 from spotesm.request.outputs import offsets_of, output_of
 from spotesm.request.request import Request
-from spotesm.sequences.sharding import REJECTED_COLUMNS
+from spotesm.sequences.reasons import Reason
+from spotesm.sequences.rejected import EMBED, TRANSLATE, Rejected, read_rejected, writing_rejected
 from spotesm.sequences.translation import parse_orf_id
 
 log = logging.getLogger(__name__)
@@ -87,20 +87,17 @@ def merge_shards(job: MergeJob) -> dict:
         IncompleteError: an ordinal of the input is neither embedded nor rejected, or is both
             or twice; a value is not finite; or the shards differ in their settings. Nothing
             is written then.
-        TooManyRejectedError: more than `max_rejected` of the records were. Nothing is written;
-            the shards stay.
+        TooManyRejectedError: more than `max_rejected` of the records were. Nothing is written
+            but `rejected`; the shards stay.
     """
     split = read_json(job.split)
-    reasons: Counter[str] = Counter()
     with ExitStack() as stack:
         shards = [stack.enter_context(_open_shard(path)) for path in job.shards]
         _check_same_settings(shards)
         temporary = stack.enter_context(replacing(job.output))
-        tsv = stack.enter_context(
-            open(stack.enter_context(replacing(job.rejected)), "w", newline="", encoding="utf-8")
-        )
-        rejected = csv.writer(tsv, delimiter="\t", lineterminator="\n")
-        rejected.writerow(REJECTED_COLUMNS)
+        rejects = stack.enter_context(writing_rejected(job.rejected))
+        for contig in (r for r in read_rejected(job.split_rejected) if r.stage == TRANSLATE):
+            rejects.pass_on(contig)
         file = stack.enter_context(h5py.File(temporary, "w"))
         output = _Output(file, shards, job.compression)
         origins = _Origins(file, len(file["lengths"])) if job.nucleotide else None
@@ -108,12 +105,18 @@ def merge_shards(job: MergeJob) -> dict:
             output.append(block)
             if origins:
                 origins.append(block.columns["sequence_ids"])
-            for line in block.rejected:
-                rejected.writerow(line)
-                reasons[line[3]] += 1
-        _check_rejected(reasons, split["n_records"], job.max_rejected)
-        file.attrs.update(_attributes(shards, job.config, split["n_records"], reasons.total()))
-    summary = _summarise(job, split, reasons)
+            for record in block.rejected:
+                reason = Reason(record.reason, record.detail)
+                rejects.add(record.ordinal, record.id, record.stage, reason)
+        rejects.check(
+            split["n_records"],
+            job.max_rejected,
+            job.rejected,
+            "Mend the input, or raise max_rejected and run again: the embeddings stay",
+        )
+        n_rejected = rejects.reasons.total()
+        file.attrs.update(_attributes(shards, job.config, split["n_records"], n_rejected))
+    summary = _summarise(job, split, rejects.reasons)
     write_json(job.summary, summary)
     log.info("%s", describe(summary))
     return summary
@@ -136,14 +139,14 @@ class _Block:
     Attributes:
         shards: (r,) which shard each record is in, and
         places: (r,) as which of its records.
-        columns: by dataset, what is known of each record, (r, ...).
-        rejected: TSV lines.
+        columns: by dataset, what is known of each embedded record, (r, ...).
+        rejected: the others, ascending.
     """
 
     shards: np.ndarray
     places: np.ndarray
     columns: dict[str, np.ndarray]
-    rejected: list[tuple]
+    rejected: list[Rejected]
 
 
 def _read_blocks(
@@ -153,17 +156,15 @@ def _read_blocks(
     row = sum(bytes_of_row(shards[0][key]) for key in shards[0].attrs["row_keys"])
     block_rows = max(1, BLOCK_BYTES // max(row, LEAST_BYTES_OF_RECORD))
     positions = [0] * len(shards)
-    with open(split_rejected, newline="", encoding="utf-8") as tsv:
-        rejects = csv.reader(tsv, delimiter="\t")
-        next(rejects)
-        reject = next(rejects, None)
-        for start in range(0, n_records, block_rows):
-            size = min(block_rows, n_records - start)
-            lines = []
-            while reject is not None and int(reject[0]) < start + size:
-                lines.append((int(reject[0]), *reject[1:]))
-                reject = next(rejects, None)
-            yield _gather(shards, positions, start, size, lines)
+    rejects = (r for r in read_rejected(split_rejected) if r.stage != TRANSLATE)
+    reject = next(rejects, None)
+    for start in range(0, n_records, block_rows):
+        size = min(block_rows, n_records - start)
+        rejected = []
+        while reject is not None and reject.ordinal < start + size:
+            rejected.append(reject)
+            reject = next(rejects, None)
+        yield _gather(shards, positions, start, size, rejected)
     if reject is not None or any(
         p < len(s["ordinals"]) for s, p in zip(shards, positions, strict=True)
     ):
@@ -171,7 +172,11 @@ def _read_blocks(
 
 
 def _gather(
-    shards: Sequence[h5py.File], positions: list[int], start: int, size: int, rejected: list[tuple]
+    shards: Sequence[h5py.File],
+    positions: list[int],
+    start: int,
+    size: int,
+    rejected: list[Rejected],
 ) -> _Block:
     """Collect the ordinals from `start` on; moves `positions` past the rows taken."""
     columns = {
@@ -180,7 +185,7 @@ def _gather(
     }
     reasons, details = np.full((2, size), "", dtype=object)
     shard_of, place_of = np.zeros(size, np.int64), np.zeros(size, np.int64)
-    seen = np.bincount([line[0] - start for line in rejected], minlength=size)
+    seen = np.bincount([record.ordinal - start for record in rejected], minlength=size)
     embedded = seen == 0
     for number, shard in enumerate(shards):
         first = positions[number]
@@ -201,7 +206,9 @@ def _gather(
     for place in np.flatnonzero(reasons != ""):
         embedded[place] = False
         identifier = columns["sequence_ids"][place]
-        rejected.append((start + int(place), identifier, "embed", reasons[place], details[place]))
+        rejected.append(
+            Rejected(start + int(place), identifier, EMBED, reasons[place], details[place])
+        )
     columns = {name: column[embedded] for name, column in columns.items()}
     if (columns["windows"] < 1).any():
         raise IncompleteError(f"one of the records {start} to {start + size - 1} has no result")
@@ -218,16 +225,6 @@ def _check_each_once(seen: np.ndarray, start: int) -> None:
         raise IncompleteError(
             f"record {start + wrong[0]} of the input {what}; delete the dataset's shards/ folder "
             "and run again"
-        )
-
-
-def _check_rejected(reasons: Counter[str], n_records: int, max_rejected: float) -> None:
-    if reasons.total() > max_rejected * n_records:
-        tally = ", ".join(f"{count} {reason}" for reason, count in reasons.most_common())
-        raise TooManyRejectedError(
-            f"{reasons.total()} of {n_records} records were rejected ({tally}), more than "
-            f"max_rejected: {max_rejected:g} allows; mend the input, or raise it and run again: "
-            "the embeddings stay"
         )
 
 

@@ -19,6 +19,7 @@ from spotesm.sequences.sharding import Shard
 ROWS_AT_ONCE = 8192
 BYTES_AT_ONCE = 64 << 20
 CHUNK_BYTES = 128 << 10  # what reading one row costs at most, against the overhead of many chunks
+UNWRITTEN = -1  # where no values of a ragged output start
 TEXT = h5py.string_dtype("utf-8")
 
 
@@ -45,7 +46,7 @@ class ShardWriter:
         self._reasons: dict[int, Reason] = {}
         self._windows = np.zeros(n_sequences, np.int32)
         groups = {group_of(key) for key in outputs.ragged_keys}
-        self._starts = {group: np.zeros(n_sequences, np.int64) for group in groups}
+        self._starts = {group: np.full(n_sequences, UNWRITTEN) for group in groups}
         self._sizes = {group: np.zeros(n_sequences, np.int64) for group in groups}
         # The records of sequence i are _records[_edges[i] : _edges[i + 1]].
         self._records = np.argsort(shard.sequence_of_record, kind="stable")
@@ -160,6 +161,8 @@ def create_in_chunks(
     rows = max(1, CHUNK_BYTES // bytes_of_row(like))
     if not growing:
         rows = min(rows, length)
+    # Unwritten must never look written.
+    fill = np.nan if np.issubdtype(like.dtype, np.floating) else None
     if not rows:  # HDF5 has no chunks of nothing
         return file.create_dataset(key, (0, *row), like.dtype)
     return file.create_dataset(
@@ -169,6 +172,7 @@ def create_in_chunks(
         chunks=(rows, *row),
         maxshape=(None, *row) if growing else None,
         compression=compression,
+        fillvalue=fill,
     )
 
 
@@ -229,6 +233,49 @@ def _read_ragged(file: h5py.File, key: str, spans: dict, records: np.ndarray) ->
     starts, sizes = (numbers[records] for numbers in spans[group_of(key)])
     values = [file[key][start : start + size] for start, size in zip(starts, sizes, strict=True)]
     return Ragged(np.concatenate(values), sizes)
+
+
+def check_shard(path: Path, shard: Shard, settings: dict) -> None:
+    """Check that a shard file holds finite rows or a reason for each record of `shard`.
+
+    Ragged values are checked for being there; the merge, which reads them all, checks that they
+    are finite.
+
+    Raises:
+        IncompleteError: it does not, or was computed with other settings.
+    """
+    try:
+        with h5py.File(path, "r") as file:
+            problem = _find_problem(file, shard, settings)
+    except (OSError, KeyError) as error:
+        problem = f"is not a whole shard file ({error})"
+    if problem:
+        raise IncompleteError(f"{path}: {problem}")
+
+
+def _find_problem(file: h5py.File, shard: Shard, settings: dict) -> str | None:
+    if json.loads(file.attrs["fingerprint"]) != settings:
+        return "was computed with other settings"
+    if not np.array_equal(file["ordinals"], shard.ordinals):
+        return "does not hold the records of its FASTA"
+    expected = as_bytes(shard.digests)[shard.sequence_of_record]
+    if not np.array_equal(file["digests"], expected):
+        return "does not hold the sequences of its FASTA"
+    embedded = read_reasons(file, slice(None))[0] == ""
+    if (file["windows"][:][embedded] < 1).any():
+        return "has records without results"
+    spans = read_spans(file)
+    for key in file.attrs["ragged_keys"]:
+        starts, sizes = spans[group_of(key)]
+        first, end = starts[embedded], (starts + sizes)[embedded]
+        if (first < 0).any() or (end <= first).any() or (end > len(file[key])).any():
+            return f"does not hold {key} of every record"
+    for key in file.attrs["row_keys"]:
+        for start in range(0, len(embedded), ROWS_AT_ONCE):
+            rows = slice(start, start + ROWS_AT_ONCE)
+            if not np.isfinite(file[key][rows][embedded[rows]]).all():
+                return f"holds values of {key} that are not finite"
+    return None
 
 
 def _in_blocks(items: Iterable[str]) -> Iterator[list[str]]:

@@ -1,1 +1,1 @@
-"""What runs cost, and what they leave behind: attempts, errors."""
+"""What runs leave behind: attempts, errors."""

@@ -1,20 +1,36 @@
 """FASTA in: stream records, normalise sequences, say clearly what is wrong."""
 
-import gzip
 import io
-import zlib
-from collections.abc import Iterator
+import logging
+import re
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
-
-from Bio.SeqIO.FastaIO import SimpleFastaParser
+from typing import NamedTuple
 
 from spotesm.base.failures import InputError
 from spotesm.sequences.alphabet import RESIDUES
+from spotesm.sequences.compression import DAMAGE, open_by_content
 from spotesm.sequences.reasons import EMPTY, INVALID_CHARACTER, Reason
 
-GZIP_MAGIC = b"\x1f\x8b"
-GAPS = b"-."
+log = logging.getLogger(__name__)
+
+BOM = b"\xef\xbb\xbf".decode("latin-1")
+COMMENTS = (";", "#")  # what lines before the first record may begin with
+MARGINS = " \t\v\f\n"  # around the sequence on a line: layout
+DELETED = b"- "  # in a sequence: gaps of an alignment, and blanks between blocks of residues
+STOPS = (b"*", b".")  # gffread writes the dot
+CHAIN_SEPARATORS = ":/"
+LEAST_SEQUENCE_IN_HEADER = 5
+# What a file that is no FASTA may begin with.
+LOOKS = (
+    ("@", "FASTQ"),
+    ("<", "a web page"),
+    ("LOCUS ", "GenBank"),
+    ("ID ", "EMBL or Swiss-Prot"),
+    ("CLUSTAL", "a Clustal alignment"),
+    ("version https://git-lfs", "a pointer of Git LFS"),
+)
+_ID_ENDS = re.compile(rb"[ \t]")
 _LETTERS_OUTSIDE_ALPHABET = bytes(set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ") - set(RESIDUES))
 _UNKNOWN_TO_X = bytes.maketrans(_LETTERS_OUTSIDE_ALPHABET, b"X" * len(_LETTERS_OUTSIDE_ALPHABET))
 
@@ -27,90 +43,171 @@ class RejectedSequence(Exception):
         super().__init__(str(self.reason))
 
 
-def normalise_sequence(raw: str) -> tuple[bytes, int]:
-    """Return the sequence as ESM-2 sees it, and how many residues became X.
+class Record(NamedTuple):
+    """A record of a FASTA file.
 
-    Upper-cased, without gap characters (`-` and `.`) and without one trailing `*`; letters
-    outside ESM-2's alphabet become X.
+    Attributes:
+        identifier: the header up to the first space or tab; may be empty.
+        raw: the sequence as it stands there, in one piece.
+        description: what follows in the header, in whatever encoding.
+    """
+
+    identifier: str
+    raw: bytes
+    description: bytes
+
+
+class Normalised(NamedTuple):
+    """A sequence as ESM-2 sees it.
+
+    Attributes:
+        sequence: letters of ESM-2's alphabet, upper-case.
+        replaced: how many of them were other letters and became X.
+        removed: how many characters between them were deleted.
+    """
+
+    sequence: bytes
+    replaced: int
+    removed: int
+
+
+def normalise(record: Record) -> Normalised:
+    """Return the sequence of a record as ESM-2 sees it.
+
+    Upper-cased, without gaps (`-`) and blanks, which are counted, and without one stop (`*` or
+    `.`) at the end; letters outside ESM-2's alphabet become X.
 
     Raises:
         RejectedSequence: nothing is left (`empty`), or something is no letter
             (`invalid_character`).
     """
-    sequence = raw.encode().upper().translate(None, delete=GAPS).removesuffix(b"*")
+    letters = record.raw.upper().translate(None, delete=DELETED)
+    sequence = letters[:-1] if letters.endswith(STOPS) else letters
     if not sequence:
-        raise RejectedSequence(EMPTY, "no residues")
+        raise RejectedSequence(EMPTY, _why_empty(record))
     if not sequence.isalpha():
-        text = sequence.decode()
-        position, character = next(
-            (i, c) for i, c in enumerate(text, start=1) if not (c.isascii() and c.isalpha())
+        place = next(i for i in range(len(sequence)) if not sequence[i : i + 1].isalpha())
+        raise RejectedSequence(
+            INVALID_CHARACTER,
+            f"{character_at(sequence, place)!r} at residue {place + 1}"
+            + ("; each chain needs a record of its own" if _joins_chains(sequence, place) else ""),
         )
-        raise RejectedSequence(INVALID_CHARACTER, f"{character!r} at residue {position}")
     known = sequence.translate(None, delete=_LETTERS_OUTSIDE_ALPHABET)
-    return sequence.translate(_UNKNOWN_TO_X), len(sequence) - len(known)
+    return Normalised(
+        sequence.translate(_UNKNOWN_TO_X),
+        replaced=len(sequence) - len(known),
+        removed=len(record.raw) - len(letters),
+    )
 
 
-def read_fasta(path: Path) -> Iterator[tuple[str, str]]:
-    """Yield (id, raw sequence) of every record of a plain or gzipped FASTA file, in order.
+def _why_empty(record: Record) -> str:
+    title = record.description.removesuffix(b"*")
+    if len(title) >= LEAST_SEQUENCE_IN_HEADER and title.isalpha() and title.isupper():
+        return "no residues; the sequence seems to stand in the header: give it a line of its own"
+    return "no residues"
 
-    The id is the first word of the header and may be empty. One record is held at a time.
+
+def _joins_chains(sequence: bytes, place: int) -> bool:
+    return chr(sequence[place]) in CHAIN_SEPARATORS and 0 < place < len(sequence) - 1
+
+
+def character_at(text: bytes, place: int) -> str:
+    """Return the character that begins at a byte, in UTF-8 or, if it is none, in Latin-1."""
+    for end in range(place + 1, place + 5):
+        try:
+            return text[place:end].decode()
+        except UnicodeDecodeError:
+            continue
+    return chr(text[place])
+
+
+def read_fasta(paths: Sequence[Path]) -> Iterator[Record]:
+    """Yield every record of FASTA files, in order; one is held at a time.
+
+    The files are plain or compressed, by gzip, bzip2, xz or zstd. Lines may end in any of the three
+    ways; before the first record they may be comments. A file without records is a warning.
 
     Raises:
-        InputError: the file is missing, unreadable, empty, not text, not FASTA, or a
-            damaged gzip file.
+        InputError: a file is missing, unreadable, not text, not FASTA, or damaged, or none of
+            them has a record.
     """
-    try:
-        with open(path, "rb") as raw:
-            lines = _CheckedLines(path, raw)
-            for title, sequence in SimpleFastaParser(lines):
-                yield title.split(maxsplit=1)[0] if title.strip() else "", sequence
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise InputError(
-            f"{path}, after line {lines.number}: damaged or truncated gzip file ({error}); "
-            "fetch or compress it again"
-        ) from error
-    except OSError as error:
-        raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if not lines.in_record:
-        raise InputError(f"{path}: the file is empty; expected FASTA records")
+    n_empty = 0
+    for path in paths:
+        log.info("reading %s", path)
+        file = _FastaFile(path)
+        yield from file.read()
+        if not file.in_record:
+            n_empty += 1
+            if len(paths) > 1:
+                log.warning("%s: the file is empty", path)
+    if n_empty == len(paths):
+        others = f", and so are {n_empty - 1} more" if n_empty > 1 else ""
+        raise InputError(f"{paths[0]}: the file is empty{others}; expected FASTA records")
 
 
-class _CheckedLines:
-    """The text lines of a FASTA file, checked and counted as Biopython's parser takes them."""
+class _FastaFile:
+    """One file, read once; its lines are checked and counted."""
 
-    def __init__(self, path: Path, raw: BinaryIO) -> None:
+    def __init__(self, path: Path) -> None:
         self.path = path
-        self.number = 0
+        self.n_lines = 0
         self.in_record = False
-        gzipped = raw.read(len(GZIP_MAGIC)) == GZIP_MAGIC
-        raw.seek(0)
-        self._text = io.TextIOWrapper(
-            gzip.GzipFile(fileobj=raw) if gzipped else raw,
-            encoding="utf-8-sig",
-            errors="surrogateescape",  # undecodable bytes come through, so their line is known
-        )
 
-    def __iter__(self) -> "_CheckedLines":
-        return self
-
-    def __next__(self) -> str:
-        line = next(self._text)
-        self.number += 1
-        if "\0" in line:
-            raise self._error("not a text file (it holds a NUL byte)")
-        if not line.isascii():
-            self._check_utf8(line)
-        if not self.in_record and not line.isspace():
-            if not line.startswith(">"):
-                raise self._error("not FASTA; the first line with text must begin with '>'")
-            self.in_record = True
-        return line
-
-    def _check_utf8(self, line: str) -> None:
+    def read(self) -> Iterator[Record]:
+        """Yield its records."""
         try:
-            line.encode("utf-8")
-        except UnicodeEncodeError as error:
-            raise self._error("not UTF-8 text; convert the file to UTF-8") from error
+            with open(self.path, "rb", buffering=0) as raw:
+                # Latin-1 has a character for each byte: only ids must be UTF-8.
+                text = io.TextIOWrapper(open_by_content(raw, str(self.path)), encoding="latin-1")
+                yield from self._parse(text)
+        except DAMAGE as error:
+            after = f", after line {self.n_lines}" if self.n_lines else ""
+            raise InputError(
+                f"{self.path}{after}: damaged or truncated ({error}); fetch or compress it again"
+            ) from error
+        except OSError as error:
+            raise InputError(f"{self.path}: cannot be read ({error.strerror or error})") from error
+
+    def _parse(self, text: io.TextIOWrapper) -> Iterator[Record]:
+        header: tuple[str, bytes] = ("", b"")
+        lines: list[str] = []
+        for line in text:
+            self.n_lines += 1
+            if "\0" in line:
+                raise self._error(
+                    "a tar archive; unpack it, and name what is in it"
+                    if self.n_lines == 1 and "ustar" in line
+                    else "not a text file (it holds a NUL byte)"
+                )
+            if self.n_lines == 1:
+                line = line.removeprefix(BOM)
+            if line.startswith(">"):
+                if self.in_record:
+                    yield Record(header[0], "".join(lines).encode("latin-1"), header[1])
+                header, lines = self._read_header(line), []
+                self.in_record = True
+            elif self.in_record:
+                lines.append(line.strip(MARGINS))
+            else:
+                self._check_is_comment(line)
+        if self.in_record:
+            yield Record(header[0], "".join(lines).encode("latin-1"), header[1])
+
+    def _read_header(self, line: str) -> tuple[str, bytes]:
+        """Return id and description."""
+        title = line[1:].strip(" \t\n").encode("latin-1")
+        identifier, *description = _ID_ENDS.split(title, 1)
+        try:
+            return identifier.decode(), b"".join(description)
+        except UnicodeDecodeError as error:
+            raise self._error("its id is not UTF-8 text; convert the file to UTF-8") from error
+
+    def _check_is_comment(self, line: str) -> None:
+        if line.strip(MARGINS) and not line.startswith(COMMENTS):
+            looks = next(
+                (f" (it looks like {what})" for s, what in LOOKS if line.startswith(s)), ""
+            )
+            raise self._error(f"not FASTA{looks}; the first line with text must begin with '>'")
 
     def _error(self, problem: str) -> InputError:
-        return InputError(f"{self.path}, line {self.number}: {problem}")
+        return InputError(f"{self.path}, line {self.n_lines}: {problem}")

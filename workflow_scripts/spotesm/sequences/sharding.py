@@ -1,9 +1,9 @@
 """Split FASTA inputs into shards by the content of their sequences, and read a shard back."""
 
-import csv
 import logging
 import tempfile
 from array import array
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -12,18 +12,53 @@ from typing import BinaryIO
 
 import numpy as np
 
-from spotesm.base.durable import replacing, write_json
+from spotesm.base.durable import read_json, replacing, write_json
+from spotesm.base.failures import InputError
 from spotesm.sequences.digests import digest_sequence, from_bytes, hash_text
-from spotesm.sequences.fasta import RejectedSequence, normalise_sequence, read_fasta
+from spotesm.sequences.fasta import RejectedSequence, normalise, read_fasta
+from spotesm.sequences.rejected import SPLIT, read_rejected, writing_rejected
 
 log = logging.getLogger(__name__)
 
-REJECTED_COLUMNS = ("ordinal", "id", "stage", "reason", "detail")
+COUNTS = (
+    "n_records",
+    "n_rejected",
+    "n_residues",
+    "n_replaced_residues",
+    "n_removed_characters",
+    "n_unknown_proteins",
+    "n_like_nucleotides",
+)
+BASES = b"ACGTUN"
+SEVERAL_BASES = b"RYSWKMBDHVX"  # the codes for several, few in real nucleotides
+MOST_SEVERAL = 0.1
+LEAST_BASES = 20  # shorter peptides may well have no other letters
+MOST_LIKE_NUCLEOTIDES = 0.5
 _ID_HASHES_AT_ONCE = 1 << 20
 
 
+@dataclass(frozen=True)
+class Contigs:
+    """What `translate_contigs` left beside the proteins.
+
+    Attributes:
+        counts: JSON.
+        rejected: the contigs that it rejected, TSV.
+    """
+
+    counts: Path
+    rejected: Path
+
+
 def split_fasta(
-    inputs: Sequence[Path], shards: Sequence[Path], rejected: Path, summary: Path
+    inputs: Sequence[Path],
+    shards: Sequence[Path],
+    rejected: Path,
+    summary: Path,
+    max_rejected: float = 1.0,
+    kept: Path | None = None,
+    surely_proteins: bool = True,
+    contigs: Contigs | None = None,
 ) -> None:
     """Write every record of `inputs` to one of `shards`, or as a line to `rejected`.
 
@@ -33,56 +68,94 @@ def split_fasta(
     memory does not grow with the input.
 
     Args:
-        rejected: TSV with the columns `REJECTED_COLUMNS`.
-        summary: JSON with the counts `n_records`, `n_rejected`, `n_residues`,
-            `n_replaced_residues` and `n_repeated_ids`.
+        rejected: TSV, see `Rejected`; begins with the lines of `contigs`.
+        summary: JSON with `COUNTS`, `n_repeated_ids` and the counts of `contigs`.
+        max_rejected: fraction of the records that may be rejected.
+        kept: where the lines of `rejected` go instead if those are too many.
+        surely_proteins: whether sequences that look like nucleotides are taken for proteins.
+        contigs: what the records come from, if they are open reading frames.
 
     Raises:
-        InputError: an input cannot be read; nothing is written.
+        InputError: an input cannot be read, or looks like nucleotides.
+        TooManyRejectedError: more than `max_rejected` were. After either nothing is written, but
+            for `kept`.
     """
-    counts = dict.fromkeys(("n_rejected", "n_residues", "n_replaced_residues"), 0)
-    ordinal = -1
+    counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
+    residues_like_nucleotides = 0
     with ExitStack() as stack:
         files = [stack.enter_context(_open_replacing(stack, path)) for path in shards]
-        rejects = csv.writer(
-            stack.enter_context(
-                open(stack.enter_context(replacing(rejected)), "w", newline="", encoding="utf-8")
-            ),
-            delimiter="\t",
-            lineterminator="\n",
-        )
-        rejects.writerow(REJECTED_COLUMNS)
+        rejects = stack.enter_context(writing_rejected(rejected))
+        for line in read_rejected(contigs.rejected) if contigs else ():
+            rejects.pass_on(line)
         id_hashes = stack.enter_context(tempfile.TemporaryFile(dir=rejected.parent))
-        for ordinal, (identifier, raw) in enumerate(_read_all(inputs)):
-            id_hashes.write(hash_text(identifier))
+        for ordinal, record in enumerate(read_fasta(inputs)):
+            counts["n_records"] += 1
+            id_hashes.write(hash_text(record.identifier))
             try:
-                sequence, replaced = normalise_sequence(raw)
+                sequence, replaced, removed = normalise(record)
             except RejectedSequence as error:
                 counts["n_rejected"] += 1
-                why = error.reason
-                rejects.writerow((ordinal, identifier, "split", why.keyword, why.detail))
+                rejects.add(ordinal, record.identifier, SPLIT, error.reason)
                 continue
             counts["n_residues"] += len(sequence)
             counts["n_replaced_residues"] += replaced
+            counts["n_removed_characters"] += removed
+            counts["n_unknown_proteins"] += is_unknown(sequence)
+            if is_like_nucleotides(sequence):
+                counts["n_like_nucleotides"] += 1
+                residues_like_nucleotides += len(sequence)
             shard = int.from_bytes(digest_sequence(sequence)) % len(shards)
-            files[shard].write(b">%d %s\n%s\n" % (ordinal, identifier.encode(), sequence))
-        counts = {
-            "n_records": ordinal + 1,
-            **counts,
-            "n_repeated_ids": _count_repeats(id_hashes),
-        }
-    _log_counts(counts)
-    write_json(summary, counts)
+            identifier = record.identifier.encode()
+            files[shard].write(b">%d %s\n%s\n" % (ordinal, identifier, sequence))
+        counts["n_repeated_ids"] = _count_repeats(id_hashes)
+        _log_counts(counts)
+        if not surely_proteins:
+            _refuse_nucleotides(inputs, counts, residues_like_nucleotides)
+        rejects.check(
+            counts["n_records"],
+            max_rejected,
+            kept or rejected,
+            "Mend the input, or raise max_rejected and run again",
+        )
+    write_json(summary, {**counts, **(read_json(contigs.counts) if contigs else {})})
 
 
 def _open_replacing(stack: ExitStack, path: Path) -> BinaryIO:
     return open(stack.enter_context(replacing(path)), "wb")
 
 
-def _read_all(inputs: Sequence[Path]) -> Iterator[tuple[str, str]]:
-    for path in inputs:
-        log.info("reading %s", path)
-        yield from read_fasta(path)
+def is_unknown(sequence: bytes) -> bool:
+    """Whether nothing is known of any of its residues."""
+    return sequence.count(b"X") == len(sequence)
+
+
+def is_like_nucleotides(sequence: bytes) -> bool:
+    """Whether a normalised sequence is made of the letters of DNA or RNA alone, and not short."""
+    others = sequence.translate(None, delete=BASES)
+    return (
+        len(sequence) >= LEAST_BASES
+        and len(others) <= MOST_SEVERAL * len(sequence)
+        and not others.translate(None, delete=SEVERAL_BASES)
+    )
+
+
+def _refuse_nucleotides(inputs: Sequence[Path], counts: Counter[str], residues: int) -> None:
+    """Refuse an input that looks like nucleotides, by its records or by its residues.
+
+    Real proteins of A, C, G, T and N alone exist, such as repeats of GA; they are few, and short
+    beside the others.
+    """
+    accepted = counts["n_records"] - counts["n_rejected"]
+    if (
+        counts["n_like_nucleotides"] > MOST_LIKE_NUCLEOTIDES * accepted
+        or residues > MOST_LIKE_NUCLEOTIDES * counts["n_residues"]
+    ):
+        others = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
+        raise InputError(
+            f"{inputs[0]}{others}: {counts['n_like_nucleotides']} of {accepted} sequences are made "
+            "of the letters of DNA or RNA alone; is this nucleotide? Then give the dataset as "
+            "{fasta: ..., alphabet: nucleotide}; if they are proteins, say alphabet: protein"
+        )
 
 
 def _count_repeats(hashes: BinaryIO) -> int:
@@ -102,14 +175,22 @@ def _count_repeats(hashes: BinaryIO) -> int:
     )
 
 
-def _log_counts(counts: dict[str, int]) -> None:
+# What is worth a warning, where it is not 0.
+WARNINGS = {
+    "n_replaced_residues": "%d residues outside ESM-2's alphabet became X",
+    "n_removed_characters": "%d gaps and blanks inside sequences were removed",
+    "n_unknown_proteins": "%d proteins are of X alone; their embeddings mean nothing",
+    "n_like_nucleotides": "%d sequences are made of the letters of nucleotides alone",
+    "n_repeated_ids": "%d records repeat an earlier id; each keeps its row",
+    "n_rejected": "%d records were rejected; see rejected.tsv for each",
+}
+
+
+def _log_counts(counts: Counter[str]) -> None:
     log.info("%(n_records)d records, %(n_residues)d residues", counts)
-    if counts["n_replaced_residues"]:
-        log.warning("%(n_replaced_residues)d residues outside ESM-2's alphabet became X", counts)
-    if counts["n_repeated_ids"]:
-        log.warning("%(n_repeated_ids)d records repeat an earlier id; each keeps its row", counts)
-    if counts["n_rejected"]:
-        log.warning("%(n_rejected)d records were rejected; see rejected.tsv for each", counts)
+    for name, warning in WARNINGS.items():
+        if counts[name]:
+            log.warning(warning, counts[name])
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """Contigs in, the proteins of their open reading frames out, each with its way back."""
 
-import io
 import logging
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -11,19 +11,29 @@ from pathlib import Path
 import numpy as np
 from Bio import BiopythonWarning
 from Bio.Data.CodonTable import unambiguous_dna_by_id
-from Bio.Data.IUPACData import ambiguous_dna_letters
-from Bio.Seq import reverse_complement, translate
+from Bio.Data.IUPACData import ambiguous_dna_complement, ambiguous_dna_letters
+from Bio.Seq import translate
 
-from spotesm.base.durable import replacing
+from spotesm.base.durable import replacing, write_json
 from spotesm.base.failures import InputError
-from spotesm.sequences.fasta import read_fasta
+from spotesm.sequences.fasta import RejectedSequence, character_at, read_fasta
+from spotesm.sequences.reasons import EMPTY, INVALID_CHARACTER
+from spotesm.sequences.rejected import TRANSLATE, writing_rejected
 
 log = logging.getLogger(__name__)
 
-STOP = ord("*")
+STOP, UNKNOWN = ord("*"), ord("X")
+# So many unknown codons in a row are a gap: 10 N, the least that GenBank takes for one, are 3.
+LEAST_GAP = 3
+BLANKS = b" "
+COUNTS = ("n_contigs", "n_rejected_contigs", "n_removed_from_contigs", "n_unknown_codons")
 _SEVERAL_TO_X = str.maketrans("BZJ", "XXX")  # what Biopython makes of two possible residues
 _LETTERS = ambiguous_dna_letters.encode()  # the four bases and IUPAC's codes for several of them
-_CODE_OF_BYTE = np.full(256, 255, np.uint8)
+_COMPLEMENT = np.array(
+    [_LETTERS.index(ambiguous_dna_complement[chr(i)].encode()) for i in _LETTERS]
+)
+_NO_BASE = 255
+_CODE_OF_BYTE = np.full(256, _NO_BASE, np.uint8)
 for _code, _letter in enumerate(_LETTERS):
     _CODE_OF_BYTE[[_letter, ord(chr(_letter).lower())]] = _code
 _CODE_OF_BYTE[list(b"Uu")] = _LETTERS.index(b"T")
@@ -56,11 +66,15 @@ class Translator:
 
 
 def find_orfs(
-    contig: str, translator: Translator, min_orf: int
-) -> Iterator[tuple[int, int, int, str]]:
+    contig: bytes, translator: Translator, min_orf: int, counts: Counter[str]
+) -> Iterator[tuple[int, int, int, bytes]]:
     """Yield the open reading frames of a contig, in all six frames.
 
-    An open reading frame is what lies between two stops, or a stop and an end of the contig.
+    An open reading frame is what lies between two of these: a stop, a gap (`LEAST_GAP` or more
+    unknown codons), an end of the contig.
+
+    Args:
+        counts: to its `n_unknown_codons` the codons of the gaps are added, over all frames.
 
     Returns:
         Of each: the frame, +1 to +3 and -1 to -3, in which +k begins at the k-th base and -k at
@@ -68,73 +82,116 @@ def find_orfs(
         included and start < end, the stop codon excluded; and its at least `min_orf` residues.
 
     Raises:
-        ValueError: a character is no base; says which and where.
+        RejectedSequence: there are no bases, or a character is none.
     """
     forward = _encode(contig)
-    backward = _encode(reverse_complement(contig))
+    backward = _COMPLEMENT[forward][::-1]
     for sign, bases in ((1, forward), (-1, backward)):
         for offset in range(3):
             residues = translator.translate(bases[offset:])
-            stops = np.flatnonzero(residues == STOP)
-            firsts = np.concatenate([[0], stops + 1])
-            ends = np.concatenate([stops, [len(residues)]])
-            for first, end in zip(firsts.tolist(), ends.tolist(), strict=True):
-                if end - first >= min_orf:
-                    start, stop = offset + 3 * first + 1, offset + 3 * end
-                    if sign < 0:
-                        start, stop = len(bases) - stop + 1, len(bases) - start + 1
-                    yield sign * (offset + 1), start, stop, residues[first:end].tobytes().decode()
+            gaps = find_gaps(residues)
+            counts["n_unknown_codons"] += int(np.count_nonzero(gaps))
+            breaks = np.flatnonzero(gaps | (residues == STOP))
+            firsts = np.concatenate([[0], breaks + 1])
+            ends = np.concatenate([breaks, [len(residues)]])
+            long = ends - firsts >= min_orf
+            for first, end in zip(firsts[long].tolist(), ends[long].tolist(), strict=True):
+                start, stop = offset + 3 * first + 1, offset + 3 * end
+                if sign < 0:
+                    start, stop = len(bases) - stop + 1, len(bases) - start + 1
+                yield sign * (offset + 1), start, stop, residues[first:end].tobytes()
 
 
-def _encode(contig: str) -> np.ndarray:
-    codes = _CODE_OF_BYTE[np.frombuffer(contig.encode("latin-1", "replace"), np.uint8)]
-    wrong = np.flatnonzero(codes == 255)
+def find_gaps(residues: np.ndarray) -> np.ndarray:
+    """Return which residues (n,) are in a run of `LEAST_GAP` or more unknown ones, (n,) bool."""
+    edges = np.flatnonzero(np.diff(residues == UNKNOWN, prepend=False, append=False))
+    starts, ends = edges[::2], edges[1::2]
+    long = ends - starts >= LEAST_GAP
+    changes = np.zeros(len(residues) + 1, np.int8)
+    changes[starts[long]] = 1
+    changes[ends[long]] = -1
+    return np.cumsum(changes[:-1]).astype(bool)
+
+
+def _encode(contig: bytes) -> np.ndarray:
+    if not contig:
+        raise RejectedSequence(EMPTY, "no bases")
+    codes = _CODE_OF_BYTE[np.frombuffer(contig, np.uint8)]
+    wrong = np.flatnonzero(codes == _NO_BASE)
     if len(wrong):
-        raise ValueError(f"{contig[wrong[0]]!r} at base {wrong[0] + 1} is no nucleotide")
+        character = character_at(contig, int(wrong[0]))
+        raise RejectedSequence(
+            INVALID_CHARACTER, f"{character!r} at base {wrong[0] + 1} is no nucleotide"
+        )
     return codes
 
 
 def translate_contigs(
-    inputs: Sequence[Path], output: Path, genetic_code: int, min_orf: int
+    inputs: Sequence[Path],
+    output: Path,
+    rejected: Path,
+    summary: Path,
+    genetic_code: int,
+    min_orf: int,
+    max_rejected: float,
+    kept: Path,
 ) -> None:
     """Write a protein FASTA of all open reading frames, with ids `ID|frame±k|start-end`.
 
+    Args:
+        rejected: the contigs that hold something else than nucleotides, TSV; their ordinals are
+            their places among the contigs, from 0.
+        summary: JSON with `COUNTS`.
+        max_rejected: fraction of the contigs that may be rejected.
+        kept: where the lines of `rejected` go instead if those are too many.
+
     Raises:
-        InputError: an input cannot be read, holds something else than nucleotides, or nothing in
-            them is long enough.
+        InputError: an input cannot be read, or nothing in them is long enough.
+        TooManyRejectedError: more than `max_rejected` were. After either nothing is written, but
+            for `kept`.
     """
     translator = Translator(genetic_code)
-    n_contigs = n_orfs = 0
-    with replacing(output) as temporary, open(temporary, "w", encoding="utf-8") as file:
-        for path in inputs:
-            for identifier, contig in read_fasta(path):
-                n_contigs += 1
-                n_orfs += _write_orfs(path, identifier, contig, translator, min_orf, file)
+    counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
+    n_orfs = 0
+    with (
+        writing_rejected(rejected) as rejects,
+        replacing(output) as temporary,
+        open(temporary, "wb") as file,
+    ):
+        for ordinal, record in enumerate(read_fasta(inputs)):
+            counts["n_contigs"] += 1
+            contig = record.raw.translate(None, delete=BLANKS)
+            counts["n_removed_from_contigs"] += len(record.raw) - len(contig)
+            try:
+                for frame, start, end, residues in find_orfs(contig, translator, min_orf, counts):
+                    orf_id = f"{record.identifier}|frame{frame:+d}|{start}-{end}".encode()
+                    file.write(b">%s\n%s\n" % (orf_id, residues))
+                    n_orfs += 1
+            except RejectedSequence as error:
+                counts["n_rejected_contigs"] += 1
+                rejects.add(ordinal, record.identifier, TRANSLATE, error.reason)
+        rejects.check(
+            counts["n_contigs"],
+            max_rejected,
+            kept,
+            "Is this dataset's alphabet nucleotide? Mend the input, or raise max_rejected and run "
+            "again",
+            what="contigs",
+        )
         if not n_orfs:
             raise InputError(
                 f"{inputs[0]}: no open reading frame has {min_orf} residues; lower min_orf"
             )
-    log.info("%d contigs, %d open reading frames", n_contigs, n_orfs)
-
-
-def _write_orfs(
-    path: Path,
-    identifier: str,
-    contig: str,
-    translator: Translator,
-    min_orf: int,
-    file: io.TextIOBase,
-) -> int:
-    count = 0
-    try:
-        for frame, start, end, residues in find_orfs(contig, translator, min_orf):
-            file.write(f">{identifier}|frame{frame:+d}|{start}-{end}\n{residues}\n")
-            count += 1
-    except ValueError as error:
-        raise InputError(
-            f"{path}, record {identifier!r}: {error}; is this dataset's alphabet nucleotide?"
-        ) from error
-    return count
+    write_json(summary, counts)
+    log.info("%d contigs, %d open reading frames", counts["n_contigs"], n_orfs)
+    if counts["n_unknown_codons"]:
+        log.warning(
+            "%d unknown codons, in runs of %d or more, were left out: reading frames end there",
+            counts["n_unknown_codons"],
+            LEAST_GAP,
+        )
+    if counts["n_rejected_contigs"]:
+        log.warning("%d contigs were rejected; see rejected.tsv", counts["n_rejected_contigs"])
 
 
 def parse_orf_id(identifier: str) -> tuple[str, int, int, int]:

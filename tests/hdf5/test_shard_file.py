@@ -1,0 +1,125 @@
+"""A shard's file in which something was not written never passes for a whole one."""
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from sequences import random_sequence, write_fasta
+from spotesm.base.failures import IncompleteError
+from spotesm.hdf5 import shard_file
+from spotesm.hdf5.shard_file import ShardWriter, check_shard
+from spotesm.request.outputs import Outputs
+from spotesm.request.results import Ragged, Results, rejected
+from spotesm.sequences.reasons import Reason
+from spotesm.sequences.sharding import Shard, split_fasta
+
+N, DIM, BATCH = 40, 4, 7
+SETTINGS = {"weights_sha256": "x"}
+OUTPUTS = Outputs(("mean", "residues"), (6,))
+PLACES = (0, N // 2, N - 1)
+
+
+@pytest.fixture
+def shard(tmp_path: Path) -> Shard:
+    """Forty records of different sequences."""
+    rng = random.Random(5)
+    fasta = write_fasta(tmp_path / "in", [(f"p{i}", random_sequence(rng, 5 + i)) for i in range(N)])
+    split_fasta([fasta], [tmp_path / "s.fasta"], tmp_path / "r.tsv", tmp_path / "s.json")
+    return Shard.index(tmp_path / "s.fasta")
+
+
+def results_of(shard: Shard, which: np.ndarray) -> Results:
+    lengths = shard.lengths[which].astype(np.int64)
+    return Results(
+        shard.digests[which],
+        [None] * len(which),
+        np.ones(len(which), np.int32),
+        {"mean/6": np.ones((len(which), DIM), np.float32)},
+        {"residues/6": Ragged(np.ones((lengths.sum(), DIM), np.float32), lengths)},
+    )
+
+
+def write(path: Path, shard: Shard) -> None:
+    with h5py.File(path, "w") as file:
+        writer = ShardWriter(file, shard, OUTPUTS, DIM)
+        for which in np.array_split(np.arange(N), N // BATCH):
+            writer.add(results_of(shard, which))
+        facts = dict.fromkeys(("n_computed", "n_resumed", "attempts", "seconds"), 1)
+        writer.finish(SETTINGS, {"weights": "untrained", "embedding_dim": DIM, **facts})
+
+
+def test_what_is_whole_passes(tmp_path: Path, shard: Shard) -> None:
+    write(tmp_path / "s.h5", shard)
+    check_shard(tmp_path / "s.h5", shard, SETTINGS)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_row_that_is_not_written_is_noticed(
+    tmp_path: Path, shard: Shard, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_rows: Callable = ShardWriter._write_rows
+
+    def skip(
+        writer: ShardWriter,
+        dataset: h5py.Dataset,
+        rows: np.ndarray,
+        values: np.ndarray,
+        sources: np.ndarray,
+    ) -> None:
+        write_rows(writer, dataset, rows[rows != place], values, sources[rows != place])
+
+    monkeypatch.setattr(ShardWriter, "_write_rows", skip)
+    write(tmp_path / "s.h5", shard)
+    with pytest.raises(IncompleteError, match=r"holds values of mean/6 that are not finite"):
+        check_shard(tmp_path / "s.h5", shard, SETTINGS)
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("name", ["windows", "residues/sizes", "residues/starts"])
+def test_a_number_that_is_not_written_is_noticed(
+    tmp_path: Path, shard: Shard, place: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add: Callable = ShardWriter.add
+
+    def skip(writer: ShardWriter, results: Results) -> None:
+        numbers = {
+            "windows": writer._windows,
+            "residues/sizes": writer._sizes["residues"],
+            "residues/starts": writer._starts["residues"],
+        }[name]
+        before = numbers[place]
+        add(writer, results)
+        numbers[place] = before
+
+    monkeypatch.setattr(ShardWriter, "add", skip)
+    write(tmp_path / "s.h5", shard)
+    with pytest.raises(IncompleteError, match=r"has records without results|does not hold"):
+        check_shard(tmp_path / "s.h5", shard, SETTINGS)
+
+
+@pytest.mark.parametrize("place", [0, 3, -1])
+def test_a_ragged_value_that_is_not_written_is_not_finite(
+    tmp_path: Path, shard: Shard, place: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create: Callable = shard_file.create_in_chunks
+    write(tmp_path / "whole.h5", shard)
+    with h5py.File(tmp_path / "bare.h5", "w") as file, h5py.File(tmp_path / "whole.h5") as whole:
+        values = whole["residues/6"]
+        bare = create(file, "residues/6", 0, values, growing=True)
+        bare.resize(len(values), axis=0)
+        written = np.delete(np.arange(len(values)), place)
+        bare[written] = values[written]
+        assert np.flatnonzero(np.isnan(bare[:]).any(1)).tolist() == [place % len(values)]
+
+
+def test_rows_of_rejected_records_need_not_be_there(tmp_path: Path, shard: Shard) -> None:
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        writer = ShardWriter(file, shard, OUTPUTS, DIM)
+        writer.add(rejected(shard.digests[:3], Reason("too_long", "long")))
+        writer.add(results_of(shard, np.arange(3, N)))
+        facts = dict.fromkeys(("n_computed", "n_resumed", "attempts", "seconds"), 1)
+        writer.finish(SETTINGS, {"weights": "untrained", "embedding_dim": DIM, **facts})
+    check_shard(tmp_path / "s.h5", shard, SETTINGS)
