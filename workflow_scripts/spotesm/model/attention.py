@@ -8,9 +8,12 @@ for float32. Queries, keys and values are (T, heads, head_dim) each.
 from collections.abc import Callable, Sequence
 from itertools import accumulate, groupby
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from spotesm.model.transfers import to_device
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
@@ -44,9 +47,7 @@ class VarlenAttention:
     """Flash attention over sequences of any lengths at once; half precision, CUDA only."""
 
     def __init__(self, lengths: Sequence[int], device: torch.device) -> None:
-        self.edges = torch.tensor([0, *accumulate(lengths)], dtype=torch.int32).to(
-            device, non_blocking=True
-        )
+        self.edges = to_device(np.array([0, *accumulate(lengths)], np.int32), device)
         self.longest = max(lengths)
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ class PaddedAttention:
             tokens = starts[block].unsqueeze(1) + places.minimum(sizes - 1)
             # All indices are made here, so that no layer waits for the device to count them.
             indices = (tokens, valid[:, None, None], valid.flatten().nonzero()[:, 0], tokens[valid])
-            self.blocks.append([x.to(device, non_blocking=True) for x in indices])
+            self.blocks.append([to_device(x, device) for x in indices])
 
     def __call__(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """Return what every token gathers from its own sequence, (T, heads, head_dim)."""

@@ -4,6 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain, islice
 
 import numpy as np
@@ -13,7 +14,9 @@ from torch import Tensor
 from spotesm.base.classification import classify
 from spotesm.base.failures import NOT_FINITE, OUT_OF_MEMORY
 from spotesm.model.packed import Activations, PackedESM2
+from spotesm.model.products import sum_in_float32
 from spotesm.model.stitching import Embedded, join, split_by_window, stitch
+from spotesm.model.transfers import arrival, to_device, to_host
 from spotesm.request.outputs import BOS, CONTACTS, LOGITS, MEAN, RESIDUES, Key, Outputs
 from spotesm.request.results import Results
 from spotesm.sequences.alphabet import tokenise
@@ -140,7 +143,7 @@ class Encoder:
         self.long_sequences = long_sequences
         self.on_smaller_budget = on_smaller_budget
         self.check_stop = check_stop
-        self._exact_model: PackedESM2 | None = None
+        sum_in_float32()
 
     def embed_each(
         self, batches: Iterable[Batch], token_budget: int, ahead: bool = True
@@ -182,7 +185,7 @@ class Encoder:
                 windows[index] = self._cut_smaller(sequences[index], windows[index])
                 reasons[index] = None if windows[index] else _DOES_NOT_FIT
         passes, finite = [values for values, _ in ran], [flags for _, flags in ran]
-        arrived = _arrival(model.device)
+        arrived = arrival(model.device)
         return InFlight(sequences, batch.digests, windows, reasons, passes, finite, arrived)
 
     def _cut_smaller(self, sequence: bytes, windows: list[Window]) -> list[Window]:
@@ -206,18 +209,27 @@ class Encoder:
         first = 0
         while first < len(windows):
             end = self._end_of_pass(windows, first)
-            try:
-                yield self._pass(windows[first:end], model)
-            except (RuntimeError, MemoryError) as error:
-                if classify(error) != OUT_OF_MEMORY:
-                    raise
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
-                if end - first == 1:
-                    raise WindowDoesNotFit(first) from error
-                self._halve_budget(sum(len(window.tokens) for window in windows[first:end]))
-            else:
+            ran = self._try_pass(windows[first:end], model)
+            if ran is not None:
+                yield ran
                 first = end
+                continue
+            # By now the error's traceback is gone, and with it what its frames held on the device.
+            torch.cuda.empty_cache()
+            if end - first == 1:
+                raise WindowDoesNotFit(first)
+            self._halve_budget(sum(len(window.tokens) for window in windows[first:end]))
+
+    def _try_pass(
+        self, windows: Sequence[Window], model: PackedESM2
+    ) -> tuple[dict[str, Tensor], Tensor] | None:
+        """Run one pass; None if memory does not suffice."""
+        try:
+            return self._pass(windows, model)
+        except (RuntimeError, MemoryError) as error:
+            if classify(error) != OUT_OF_MEMORY:
+                raise
+            return None
 
     def _end_of_pass(self, windows: list[Window], first: int) -> int:
         end, tokens = first + 1, len(windows[first].tokens)
@@ -243,19 +255,19 @@ class Encoder:
         """
         lengths = [len(window.tokens) for window in windows]
         residues = [window.residues for window in windows]
-        tokens = _to_device(np.concatenate([window.tokens for window in windows]), model.device)
-        shares = _to_device(np.concatenate([window.shares for window in windows]), model.device)
+        tokens = to_device(np.concatenate([window.tokens for window in windows]), model.device)
+        shares = to_device(np.concatenate([window.shares for window in windows]), model.device)
         first = np.cumsum([0, *lengths[:-1]])
         outer = np.concatenate([first, first + lengths - 1])
-        bos = _to_device(first, model.device)
-        inner = _to_device(np.delete(np.arange(sum(lengths)), outer), model.device)
+        bos = to_device(first, model.device)
+        inner = to_device(np.delete(np.arange(sum(lengths)), outer), model.device)
         activations = model(tokens.int(), lengths, self.outputs, self.check_stop)
         means = {
             layer: _sum_runs(hidden * shares.unsqueeze(1), lengths)
             for layer, hidden in activations.hidden.items()
         }
         done = _Pass(activations, means, bos, inner)
-        found = _Finite(len(windows), getattr(torch, self.outputs.store_dtype), model.device)
+        found = _Finite(len(windows), getattr(torch, self.outputs.store_dtype), tokens.device)
         values = {}
         for key in self.outputs.keys:
             output, layer = (parsed := Key.parse(key)).output, parsed.layer
@@ -264,16 +276,16 @@ class Encoder:
         if MEAN not in self.outputs:  # a value that is not finite anywhere shows in the mean
             for mean in means.values():
                 found.check(mean)
-        return {key: _to_host(x) for key, x in values.items()}, _to_host(found.all)
+        return {key: to_host(x) for key, x in values.items()}, to_host(found.all)
 
     # -- collecting ----------------------------------------------------------------------------
 
     def _collect(self, batch: InFlight) -> Results:
         embedded = self._embedded(batch)
-        if self.model.dtype != torch.float32:
-            for index, one in enumerate(embedded):
-                if one.reason == _NOT_FINITE:
-                    embedded[index] = self._embed_exactly(batch, index)
+        failed = [index for index, one in enumerate(embedded) if one.reason == _NOT_FINITE]
+        if failed and self.model.dtype != torch.float32:
+            for index, one in zip(failed, self._embed_exactly(batch, failed), strict=True):
+                embedded[index] = one
         return join(batch.digests, embedded, self.outputs)
 
     def _embedded(self, batch: InFlight) -> list[Embedded]:
@@ -294,14 +306,25 @@ class Encoder:
                 embedded.append(Embedded(stitch(starts, own), len(windows)))
         return embedded
 
-    def _embed_exactly(self, batch: InFlight, index: int) -> Embedded:
-        """Embed one sequence in float32, after another precision gave NaN or infinity."""
+    def _embed_exactly(self, batch: InFlight, which: list[int]) -> list[Embedded]:
+        """Embed sequences in float32, after another precision gave NaN or infinity for them."""
         if self._exact_model is None:
-            log.warning("a value in %s is not finite: computing it in float32", self.model.dtype)
-            self._exact_model = self.load_model(torch.float32)
-        alone = Batch(batch.sequences[index : index + 1], batch.digests[index : index + 1])
-        (embedded,) = self._embedded(self._launch(alone, self._exact_model))
-        return embedded
+            return [Embedded(reason=_NOT_FINITE)] * len(which)
+        again = Batch([batch.sequences[index] for index in which], batch.digests[which])
+        return self._embedded(self._launch(again, self._exact_model))
+
+    @cached_property
+    def _exact_model(self) -> PackedESM2 | None:
+        """The model in float32, beside the other one; None if both do not fit."""
+        log.warning("a value in %s is not finite: computing it in float32", self.model.dtype)
+        try:
+            return self.load_model(torch.float32)
+        except (RuntimeError, MemoryError) as error:
+            if classify(error) != OUT_OF_MEMORY:
+                raise
+            log.warning("no room for the model in float32: %s", error)
+        torch.cuda.empty_cache()
+        return None
 
 
 @dataclass(frozen=True)
@@ -346,29 +369,7 @@ class _Finite:
         return values
 
 
-def _to_device(array: np.ndarray, device: torch.device) -> Tensor:
-    tensor = torch.from_numpy(array)
-    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
-
-
-def _to_host(values: Tensor) -> Tensor:
-    """Start to copy values to the host; `_arrival` says when they are there."""
-    if values.device.type != "cuda":
-        return values
-    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
-    return host.copy_(values, non_blocking=True)
-
-
-def _arrival(device: torch.device) -> Callable[[], None]:
-    """Return what waits until everything asked of the device so far is done."""
-    if device.type != "cuda":
-        return lambda: None
-    event = torch.cuda.Event()
-    event.record()
-    return event.synchronize
-
-
 def _sum_runs(x: Tensor, lengths: Sequence[int]) -> Tensor:
     """Sum neighbouring rows of (r, D), `lengths` of them at a time, always in the same order."""
-    sizes = torch.tensor(lengths).to(x.device, non_blocking=True)
+    sizes = to_device(np.array(lengths), x.device)
     return torch.segment_reduce(x, "sum", lengths=sizes, unsafe=True)

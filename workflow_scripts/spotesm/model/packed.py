@@ -9,6 +9,7 @@ run only if they are asked for.
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from esm.model.esm2 import ESM2
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from spotesm.model.attention import choose_attention
 from spotesm.model.contacts import ContactMaps
 from spotesm.model.products import FusedProducts, Products, choose_products
+from spotesm.model.transfers import to_device
 from spotesm.request.outputs import CONTACTS, LOGITS, Outputs
 
 # Training hid 15% of the residues, 80% of them behind the mask token, whose embedding is zero.
@@ -60,6 +62,7 @@ class PackedESM2(nn.Module):
         self.device = device
         self.attention = choose_attention(device, dtype)
         self.products = choose_products(device, dtype)
+        self.rotations = Rotations(self.head_dim, device)
         self.description = f"packed, {self.attention.__name__}, {self.products.__name__}"
         scale = TOKEN_DROPOUT_SCALE if model.token_dropout else 1.0
         self.embedding = nn.Parameter(model.embed_tokens.weight.detach() * scale)
@@ -88,7 +91,7 @@ class PackedESM2(nn.Module):
         """
         x = F.embedding(tokens, self.embedding)
         attend = self.attention(lengths, self.device)
-        rotation = rotation_of(lengths, self.head_dim).to(self.device, non_blocking=True)
+        rotation = self.rotations.of(lengths)
         products = self.products(len(tokens), self.embedding_dim, self.dtype, self.device)
         hidden = {0: x} if 0 in outputs.layers else {}
         maps = ContactMaps(self.contact_head, lengths if CONTACTS in outputs else [], self.device)
@@ -161,16 +164,25 @@ def _pair_halves(dim: int, heads: int) -> Tensor:
     return torch.arange(dim).view(heads, 2, -1).transpose(1, 2).flatten()
 
 
-def rotation_of(lengths: Sequence[int], head_dim: int) -> Tensor:
-    """Return the cosines and sines, (T, head_dim / 2, 2), that encode places in a sequence.
+class Rotations:
+    """The cosines and sines that encode places, kept on the device.
 
-    Rotary position embedding of Su et al. 2021 (arXiv:2104.09864); places restart at each
-    sequence.
+    Rotary position embedding of Su et al. 2021 (arXiv:2104.09864).
     """
-    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
-    angles = torch.outer(torch.arange(max(lengths)).float(), 1.0 / ROTARY_BASE**exponents)
-    table = torch.stack([angles.cos(), angles.sin()], dim=-1)
-    return torch.cat([table[:length] for length in lengths])
+
+    def __init__(self, head_dim: int, device: torch.device) -> None:
+        self.exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+        self.device = device
+        self.table = torch.empty(0, head_dim // 2, 2, device=device)
+
+    def of(self, lengths: Sequence[int]) -> Tensor:
+        """Return them for each token, (T, head_dim / 2, 2); places restart at each sequence."""
+        if max(lengths) > len(self.table):
+            places = torch.arange(max(lengths)).float()
+            angles = torch.outer(places, 1.0 / ROTARY_BASE**self.exponents)
+            self.table = torch.stack([angles.cos(), angles.sin()], dim=-1).to(self.device)
+        places = np.concatenate([np.arange(length) for length in lengths])
+        return self.table[to_device(places, self.device)]
 
 
 def rotate_(x: Tensor, rotation: Tensor) -> Tensor:

@@ -62,3 +62,9 @@ def _onednn_has_bfloat16() -> bool:
     supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
     operation = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
     return bool(operation and supported and supported())
+
+
+def sum_in_float32() -> None:
+    """Keep a GPU from adding up parts of a half-precision product in half precision."""
+    torch.backends.cuda.matmul.allow_fp16_reduced_precision_reduction = False
+    torch.backends.cuda.matmul.allow_bf16_reduced_precision_reduction = False
