@@ -1,5 +1,4 @@
 import os
-import shutil
 import sys
 import time
 import uuid
@@ -11,7 +10,9 @@ from snakemake.exceptions import WorkflowError
 sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "workflow_scripts"))
 
 from spotesm.base.failures import ConfigError, InputError
+from spotesm.base.logs import print_any_letter, printable
 from spotesm.base.paths import RESULTS, DatasetPaths, weights_manifest
+from spotesm.machine.nvidia import threads_of_job
 from spotesm.request.config import (
     Dataset,
     check_config,
@@ -26,6 +27,7 @@ from spotesm.request.request import Request
 from spotesm.runs.explain import explain_failures
 
 STARTED = time.time()
+print_any_letter()
 
 try:
     for path in workflow.configfiles:
@@ -37,7 +39,7 @@ try:
     for path in OWN_FILES["labels"]:
         read_labels(Path(path))  # what is wrong with it is better known now
 except (ConfigError, InputError) as error:
-    raise WorkflowError(str(error)) from None
+    raise WorkflowError(printable(str(error))) from None
 
 SHARDS = config["shards"]
 if SHARDS == "auto":
@@ -45,7 +47,9 @@ if SHARDS == "auto":
 WEIGHTS = str(weights_manifest(config["model"]["name"], config["model"]["weights"]))
 REQUEST = Request.of_config(config).as_param()
 # Its name reaches later attempts and requeued jobs of the same run.
-RUN = os.environ.setdefault("SPOTESM_RUN", uuid.uuid4().hex)
+if workflow.is_main_process or "SPOTESM_RUN" not in os.environ:
+    os.environ["SPOTESM_RUN"] = uuid.uuid4().hex
+RUN = os.environ["SPOTESM_RUN"]
 
 
 def proteins(dataset):
@@ -75,7 +79,7 @@ def content(paths):
     try:
         return know_by_content(paths)
     except InputError as error:
-        raise WorkflowError(str(error)) from None
+        raise WorkflowError(printable(str(error))) from None
 
 
 def checkpoint_directory(wildcards):
@@ -100,12 +104,10 @@ def untracked(value):
     return param
 
 
-def embed_threads():
+def embed_threads(wildcards):
     """Return one thread a GPU job; all cores where the CPU computes, one shard after another."""
-    if shutil.which("nvidia-smi"):
-        return 1
     try:
-        return workflow.cores
+        return threads_of_job(workflow.cores)
     except WorkflowError:  # jobs go elsewhere, where the profile says how many they get
         return 1
 

@@ -10,7 +10,7 @@ rule embed_shard:
         "results/{dataset}/benchmarks/embed_shard/{scatteritem}.tsv"
     conda:
         "../envs/spotesm.yaml"
-    threads: embed_threads()
+    threads: embed_threads
     resources:
         gpu=1,
         tokens_per_batch=0,

@@ -9,7 +9,7 @@ rule plan_run:
         "results/logs/plan_run.log",
     conda:
         "../envs/spotesm.yaml"
-    threads: embed_threads()
+    threads: embed_threads
     params:
         request=REQUEST,
         shards=SHARDS,

@@ -103,6 +103,15 @@ def test_text_is_opened_with_its_encoding(module: Path) -> None:
             assert "encoding" in given or "utf-8" in modes, f"line {call.lineno}"
 
 
+@pytest.mark.parametrize("module", MODULES, ids=name_of)
+def test_hdf5_is_opened_without_locks(module: Path) -> None:
+    """A file never changes once it has its name, and some file systems have no locks."""
+    for call in ast.walk(ast.parse(module.read_text())):
+        if isinstance(call, ast.Call) and ast.unparse(call.func) == "h5py.File":
+            given = {keyword.arg: ast.unparse(keyword.value) for keyword in call.keywords}
+            assert given.get("locking") == "False", f"line {call.lineno}"
+
+
 def test_one_module_knows_how_keys_are_made() -> None:
     """A key such as `mean/6` is made and taken apart in request/outputs alone."""
     outputs = "mean|bos|residues|logits|contacts"

@@ -1,49 +1,60 @@
 import multiprocessing
 import os
+import warnings
 from multiprocessing.connection import Connection
 from pathlib import Path
 
 import pytest
+import torch
+from spotesm.base.failures import DeviceError, UserError, may_pass
 from spotesm.machine import devices
-from spotesm.machine.devices import lease_one, visible_gpus
+from spotesm.machine.devices import lease_one, open_gpu
 
 GPUS = ["GPU-aaaa", "GPU-bbbb", "GPU-cccc"]
 
 
-@pytest.fixture
-def nvidia_smi(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A machine whose nvidia-smi lists three GPUs."""
-    program = tmp_path / "nvidia-smi"
-    program.write_text("#!/bin/sh\n" + "".join(f"echo {gpu}\n" for gpu in GPUS))
-    program.chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
-    monkeypatch.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
-
-
 @pytest.mark.parametrize(
-    ("visible", "expected"),
+    ("cuda", "said", "expected"),
     [
-        (None, GPUS),
-        ("", []),
-        ("1", ["GPU-bbbb"]),
-        ("2,0", ["GPU-cccc", "GPU-aaaa"]),
-        ("GPU-bb", ["GPU-bbbb"]),
-        ("MIG-1234", ["MIG-1234"]),
+        (
+            "13.0",
+            "The NVIDIA driver on your system is too old\nUpdate",
+            "needs NVIDIA's driver 580 or",
+        ),
+        ("12.8", "", "needs NVIDIA's driver 525 or"),
+        ("99.1", "", "built for CUDA 99.1. nvidia-smi shows"),
     ],
 )
-@pytest.mark.usefixtures("nvidia_smi")
-def test_cuda_visible_devices_is_respected(
-    monkeypatch: pytest.MonkeyPatch, visible: str | None, expected: list[str]
+def test_a_gpu_that_torch_cannot_use_is_no_cpu(
+    monkeypatch: pytest.MonkeyPatch, cuda: str, said: str, expected: str
 ) -> None:
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    if visible is not None:
-        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert visible_gpus() == expected
+    def unavailable() -> bool:
+        if said:
+            warnings.warn(said, stacklevel=1)
+        return False
+
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "is_available", unavailable)
+    monkeypatch.setattr(torch.version, "cuda", cuda)
+    with pytest.raises(DeviceError) as caught:
+        open_gpu("GPU-aaaa")
+    assert expected in str(caught.value)
+    assert ("driver on your system is too old)" in str(caught.value)) == bool(said)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "GPU-aaaa"
 
 
-def test_no_driver_means_no_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("PATH", str(tmp_path))
-    assert visible_gpus() == []
+def test_a_torch_without_cuda_is_said_and_not_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.version, "cuda", None)
+    with pytest.raises(UserError, match="is built without CUDA; install a CUDA build") as caught:
+        open_gpu("GPU-aaaa")
+    assert not may_pass(caught.value)
+
+
+def test_mig_devices_can_be_leased(tmp_path: Path) -> None:
+    with lease_one(["MIG-GPU-dddd/1/0"], tmp_path, check_stop=lambda: None) as gpu:
+        assert gpu == "MIG-GPU-dddd/1/0"
 
 
 def _hold(directory: Path, connection: Connection) -> None:

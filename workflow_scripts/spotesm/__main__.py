@@ -4,12 +4,12 @@ import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
-from io import TextIOWrapper
 
 import click
 
 from spotesm import __version__
 from spotesm.base.failures import UserError, explain_host_fault
+from spotesm.base.logs import print_any_letter
 
 # `spotesm X` is the function X of commands/X.py, which is imported when it is called.
 COMMANDS = {
@@ -47,9 +47,7 @@ def spotesm() -> None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run a command; what is wrong outside the code is one line on standard error, and exit 1."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, TextIOWrapper):  # ids, on a terminal that has not all letters
-            stream.reconfigure(errors="backslashreplace")
+    print_any_letter()
     try:
         if code := spotesm.main(arguments, prog_name="spotesm", standalone_mode=False):
             sys.exit(code)

@@ -4,16 +4,18 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from spotesm.base.failures import UserError, explain_host_fault
-from spotesm.base.logs import configure_logging
+from spotesm.base.durable import read_json, write_json
+from spotesm.base.failures import UserError, explain_host_fault, may_pass
+from spotesm.base.logs import configure_logging, print_any_letter
 from spotesm.machine.preemption import Preempted
 
 log = logging.getLogger(__name__)
 
 FAULTS = "SPOTESM_FAULTS"
+RUN = "SPOTESM_RUN"  # names a run of Snakemake, to all attempts at all its jobs
 
 
 @contextmanager
@@ -22,8 +24,19 @@ def step(log_file: str) -> Iterator[None]:
 
     Exit code 143 after SIGTERM and 130 after SIGINT, 1 with one line after a `UserError` or a
     fault of the disk. Any other exception is a bug of ours and keeps its stack trace.
+
+    Snakemake tries again whatever has failed. What cannot pass by itself leaves a mark beside the
+    log, on which later attempts of the same run end at once, with the same line.
     """
-    configure_logging(Path(log_file))
+    print_any_letter()
+    path = Path(log_file)
+    try:
+        configure_logging(path)
+    except OSError as error:
+        sys.exit(explain_host_fault(error) or f"{path}: {error}")
+    if settled := _read_mark(path):
+        log.error("%s", settled)
+        sys.exit(1)
     if FAULTS in os.environ:
         from spotesm.embed import faults  # here, so that no other run pays for it
 
@@ -34,14 +47,35 @@ def step(log_file: str) -> Iterator[None]:
         log.warning("%s; the same command goes on from here", stop)
         sys.exit(stop.exit_code)
     except UserError as error:
-        log.error("%s", error)
+        _fail(path, error, str(error))
         sys.exit(1)
     except Exception as error:
         fault = explain_host_fault(error)
         if fault:
-            log.error("%s", fault)
+            _fail(path, error, fault)
             logging.shutdown()
             # HDF5 would try once more to write what did not fit, and crash.
             os._exit(1)
         log.exception("%s: %s", type(error).__name__, str(error).partition("\n")[0])
         sys.exit(1)
+
+
+def _fail(path: Path, error: Exception, line: str) -> None:
+    log.error("%s", line)
+    if RUN in os.environ and not may_pass(error):
+        with suppress(OSError):  # then it is tried again, that is all
+            write_json(_mark_of(path), {"run": os.environ[RUN], "error": line})
+
+
+def _read_mark(path: Path) -> str:
+    """Return the line with which an earlier attempt of this run failed for good, if one did."""
+    with suppress(OSError, ValueError, KeyError):
+        mark = read_json(_mark_of(path))
+        if mark["run"] == os.environ.get(RUN):
+            return mark["error"]
+        _mark_of(path).unlink()
+    return ""
+
+
+def _mark_of(path: Path) -> Path:
+    return path.with_name(f"{path.stem}.failed.json")

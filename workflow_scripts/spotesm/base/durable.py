@@ -1,11 +1,14 @@
 """Files that are either whole or absent, whatever kills the process that writes them."""
 
+import glob
 import json
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from spotesm.base.failures import writing
 
 
 def sync_directory(directory: Path) -> None:
@@ -37,7 +40,7 @@ def replacing(path: Path) -> Iterator[Path]:
     two writers never mix.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         leftover.unlink(missing_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
@@ -47,8 +50,9 @@ def replacing(path: Path) -> Iterator[Path]:
     os.fchmod(descriptor, 0o666 & ~umask)
     os.close(descriptor)
     try:
-        yield temporary
-        publish(temporary, path)
+        with writing(path, temporary):
+            yield temporary
+            publish(temporary, path)
     finally:
         with suppress(FileNotFoundError):
             temporary.unlink()

@@ -7,6 +7,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
+from spotesm.base.failures import writing
+
 
 class Journal:
     """One JSON line an event.
@@ -26,7 +28,7 @@ class Journal:
             "pid": os.getpid(),
             **facts,
         }
-        with open(self.path, "a+b") as file:
+        with writing(self.path), open(self.path, "a+b") as file:
             # What a crash cut short must not swallow this line.
             start = b"" if self._ends_a_line(file) else b"\n"
             file.write(start + json.dumps(line).encode() + b"\n")

@@ -1,11 +1,15 @@
 """The logs of jobs: how their lines look, how they are written, how they are read back."""
 
+import locale
 import logging
 import os
 import sys
 from collections.abc import Iterator
 from copy import copy
+from io import TextIOWrapper
 from pathlib import Path
+
+from spotesm.base.failures import explain_host_fault
 
 LINE, TIME = "%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"
 QUIET = "SPOTESM_QUIET"  # in the environment of jobs whose logs a screen shows
@@ -20,12 +24,39 @@ class _WithoutTrace(logging.Formatter):
         return super().format(bare)
 
 
+class _LogFile(logging.FileHandler):
+    """A log file whose disk may be full: that is told once, and ends nothing."""
+
+    told = False
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        if not self.told:
+            self.told = True
+            error = sys.exc_info()[1]
+            print(f"no log: {explain_host_fault(error) or error}", file=sys.stderr)
+
+
+def print_any_letter() -> None:
+    """Let what is printed have letters that the locale has not, such as in ids and paths."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def printable(text: str) -> str:
+    """Return a text with what the locale cannot write escaped; for other programs' logs."""
+    encoding = locale.getpreferredencoding(False)
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 def configure_logging(path: Path) -> None:
     """Send log lines to the file `path` and, without stack traces, to standard error.
 
     Where a screen reads the logs (`QUIET`), nothing goes to standard error.
     """
-    handlers: list[logging.Handler] = [logging.FileHandler(path, encoding="utf-8")]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Paths of bytes that are no text reach a log, too.
+    handlers: list[logging.Handler] = [_LogFile(path, encoding="utf-8", errors="backslashreplace")]
     if not os.environ.get(QUIET):
         handlers.append(logging.StreamHandler(sys.stderr))
     logging.basicConfig(

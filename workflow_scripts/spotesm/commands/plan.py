@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spotesm.base.text import duration
-from spotesm.machine.devices import resolve_precision
+from spotesm.machine.devices import find_device, resolve_precision
 from spotesm.model.budget import choose_token_budget, probe_batch
 from spotesm.model.engines import ENGINES
 from spotesm.request.outputs import CONTACTS, MEAN, Outputs, output_of
@@ -130,7 +130,7 @@ def plan_run(datasets: dict[str, list[Path]], shards: int, request: Request) -> 
     """
     # A shard's job starts as this process did: Python, and the same imports.
     seconds_to_start = time.time() - psutil.Process().create_time()
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = find_device()
     request = request.resolve(resolve_precision(request.precision, device))
     speed = measure_speed(request, device)
     table = Table(box=None, pad_edge=False)

@@ -20,17 +20,17 @@ import shutil
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from filelock import AcquireReturnProxy, FileLock, Timeout
 
 from spotesm.base.classification import classify
 from spotesm.base.durable import publish, read_json, write_json
-from spotesm.base.failures import OUT_OF_MEMORY, ShardBusyError
+from spotesm.base.failures import OUT_OF_MEMORY, ShardBusyError, writing
 from spotesm.base.journal import Journal
+from spotesm.base.locks import try_lock
 from spotesm.hdf5.shard_file import read_shard_results
 from spotesm.request.results import Ragged, Results
 from spotesm.sequences.digests import as_bytes, from_bytes
@@ -180,10 +180,11 @@ class Checkpoints:
             "batches": [_pack(results) for results in batches],
         }
         try:
-            with open(temporary, "wb") as file:
-                torch.save(content, file)
-            digest = _digest_file(temporary)
-            publish(temporary, self.directory / f"part-{number:05d}.{digest}.pt")
+            with writing(self.directory / f"part-{number:05d}", temporary):
+                with open(temporary, "wb") as file:
+                    torch.save(content, file)
+                digest = _digest_file(temporary)
+                publish(temporary, self.directory / f"part-{number:05d}.{digest}.pt")
         finally:
             temporary.unlink(missing_ok=True)  # on a full disk, half a part is in the way
         log.info("checkpoint %d: %d sequences", number, sum(len(b.digests) for b in batches))
@@ -252,7 +253,7 @@ def open_checkpoints(
             a job whose Snakemake was killed.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    with _lock(directory, lock_wait):
+    with _locked(directory, lock_wait):
         checkpoints = Checkpoints(directory, fingerprint, thresholds)
         try:
             yield checkpoints
@@ -260,18 +261,21 @@ def open_checkpoints(
             checkpoints.close()
 
 
-def _lock(directory: Path, wait: float) -> AcquireReturnProxy:
-    lock = FileLock(directory / "lock")
-    with suppress(Timeout):
-        return lock.acquire(blocking=False)
+@contextmanager
+def _locked(directory: Path, wait: float) -> Iterator[None]:
+    lock, elsewhere = directory / "lock", "checkpoint: dir"
+    with try_lock(lock, elsewhere) as free:
+        if free:
+            yield
+            return
     log.warning("%s: another process is writing this shard; waiting for it", directory)
-    try:
-        return lock.acquire(timeout=wait)
-    except Timeout as error:
-        raise ShardBusyError(
-            f"{directory}: another process has been writing this shard for {wait:.0f} s; "
-            "wait for it or end it, then run again"
-        ) from error
+    with try_lock(lock, elsewhere, wait) as free:
+        if not free:
+            raise ShardBusyError(
+                f"{directory}: another process has been writing this shard for {wait:.0f} s; "
+                "wait for it or end it, then run again"
+            )
+        yield
 
 
 def _pack(results: Results) -> dict:

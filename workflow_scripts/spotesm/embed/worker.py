@@ -177,7 +177,7 @@ def create_shard_file(task: Task) -> Iterator[ShardWriter]:
     """Yield a writer to a temporary file, which gets its name if it proves complete."""
     embedding_dim = task.weights.architecture.embedding_dim
     with replacing(task.job.output) as temporary:
-        with h5py.File(temporary, "w") as file:
+        with h5py.File(temporary, "w", locking=False) as file:
             yield ShardWriter(file, task.shard, task.outputs, embedding_dim)
         check_shard(temporary, task.shard, task.settings)
 

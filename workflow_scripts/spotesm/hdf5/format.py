@@ -32,7 +32,7 @@ def open_checked(path: Path) -> h5py.File:
     if problem:
         raise InputError(f"{path}: {problem}; name an embeddings.h5")
     try:
-        file = h5py.File(path, "r")
+        file = h5py.File(path, "r", locking=False)
     except (OSError, RuntimeError) as error:
         if "lock file" in str(error):
             raise InputError(f"{path}: another program is writing it; wait for its end") from error

@@ -98,7 +98,7 @@ def merge_shards(job: MergeJob) -> dict:
         rejects = stack.enter_context(writing_rejected(job.rejected))
         for contig in (r for r in read_rejected(job.split_rejected) if r.stage == TRANSLATE):
             rejects.pass_on(contig)
-        file = stack.enter_context(h5py.File(temporary, "w"))
+        file = stack.enter_context(h5py.File(temporary, "w", locking=False))
         output = _Output(file, shards, job.compression)
         origins = _Origins(file, len(file["lengths"])) if job.nucleotide else None
         for block in _read_blocks(shards, job.split_rejected, split["n_records"]):
@@ -124,7 +124,7 @@ def merge_shards(job: MergeJob) -> dict:
 
 def _open_shard(path: Path) -> h5py.File:
     try:
-        return h5py.File(path, "r")
+        return h5py.File(path, "r", locking=False)
     except OSError as error:
         raise IncompleteError(
             f"{path}: not a whole shard file; delete it and run again: its results are kept "
@@ -354,7 +354,7 @@ def _is_untrained(file: h5py.File) -> bool:
 
 
 def _summarise(job: MergeJob, split: dict, reasons: Counter[str]) -> dict:
-    with h5py.File(job.output, "r") as file:
+    with h5py.File(job.output, "r", locking=False) as file:
         summary = {
             "file": str(job.output),
             "n_embedded": len(file["sequence_ids"]),
@@ -366,7 +366,7 @@ def _summarise(job: MergeJob, split: dict, reasons: Counter[str]) -> dict:
         }
     totals: Counter[str] = Counter()
     for path in job.shards:
-        with h5py.File(path, "r") as file:
+        with h5py.File(path, "r", locking=False) as file:
             for name in ("n_sequences", "n_computed", "n_resumed", "attempts", "seconds"):
                 totals[name] += file.attrs[name].item()
     return {

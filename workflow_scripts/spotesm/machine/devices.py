@@ -3,22 +3,25 @@
 import logging
 import os
 import stat
-import subprocess
 import tempfile
 import time
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from filelock import FileLock, Timeout
 
-from spotesm.base.failures import UserError
+from spotesm.base.failures import DeviceError, UserError
+from spotesm.base.locks import try_lock
+from spotesm.machine.nvidia import VISIBLE, find_gpus
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 POLLS_BETWEEN_MESSAGES = 60
+# By CUDA's major version; source: CUDA Compatibility, "Minor Version Compatibility".
+OLDEST_DRIVERS = {"11": "450", "12": "525", "13": "580"}
 
 
 @contextmanager
@@ -31,51 +34,61 @@ def lease_device(check_stop: Callable[[], None]) -> Iterator[torch.device]:
 
     Args:
         check_stop: called between polls; what it raises ends the wait.
+
+    Raises:
+        UserError: a GPU is there, but not to be used.
     """
     gpus = visible_gpus()
     if not gpus:
-        log.info("no GPU: computing on the CPU with %d threads", torch.get_num_threads())
         yield torch.device("cpu")
         return
     with lease_one(gpus, lease_directory(), check_stop) as gpu:
-        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
-        if not torch.cuda.is_available():
-            raise UserError(
-                f"GPU {gpu} is there, but torch {torch.__version__} cannot use it; "
-                "install a CUDA build of torch, or set CUDA_VISIBLE_DEVICES= to use the CPU"
-            )
-        device = torch.device("cuda", 0)
+        device = open_gpu(gpu)
         log.info("computing on %s (%s)", torch.cuda.get_device_name(device), gpu)
         yield device
 
 
+def find_device() -> torch.device:
+    """Return what a job would compute on, without a lease."""
+    gpus = visible_gpus()
+    return open_gpu(gpus[0]) if gpus else torch.device("cpu")
+
+
 def visible_gpus() -> list[str]:
-    """Return the UUIDs of the NVIDIA GPUs that CUDA_VISIBLE_DEVICES leaves to this process.
+    """Return the UUIDs of the GPUs that this process may use; of none, the log says why."""
+    found = find_gpus()
+    if not found.uuids:
+        threads = torch.get_num_threads()
+        if found.why_none:
+            log.warning("%s: computing on the CPU with %d threads", found.why_none, threads)
+        else:
+            log.info("no GPU: computing on the CPU with %d threads", threads)
+    return found.uuids
 
-    Asked of nvidia-smi, because CUDA itself must not be touched before a GPU is leased.
+
+def open_gpu(gpu: str) -> torch.device:
+    """Let CUDA see one GPU alone, and return it.
+
+    Raises:
+        UserError: torch cannot use it.
     """
-    try:
-        listing = subprocess.run(
-            ["nvidia-smi", "--query-gpu=uuid", "--format=csv,noheader"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        return []
-    uuids = listing.stdout.split()
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return uuids
-    # CUDA numbers GPUs as nvidia-smi does only in this order.
-    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    return [_uuid_of(token.strip(), uuids) for token in visible.split(",") if token.strip()]
-
-
-def _uuid_of(token: str, uuids: Sequence[str]) -> str:
-    if token.isdigit() and int(token) < len(uuids):
-        return uuids[int(token)]
-    return next((uuid for uuid in uuids if uuid.startswith(token)), token)
+    os.environ[VISIBLE] = gpu
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        usable = torch.cuda.is_available()
+    if usable:
+        return torch.device("cuda", 0)
+    cuda, instead = torch.version.cuda, f"set {VISIBLE}= to use the CPU"
+    there = f"GPU {gpu} is there, but torch {torch.__version__}"
+    if cuda is None:
+        raise UserError(f"{there} is built without CUDA; install a CUDA build, or {instead}")
+    reason = f" ({str(said[0].message).splitlines()[0]})" if said else ""
+    oldest = OLDEST_DRIVERS.get(cuda.partition(".")[0])
+    needs = f", which needs NVIDIA's driver {oldest} or newer" if oldest else ""
+    raise DeviceError(
+        f"{there} cannot use it{reason}; it is built for CUDA {cuda}{needs}. nvidia-smi shows "
+        f"which driver is here: update it, install a torch for an older CUDA, or {instead}"
+    )
 
 
 @contextmanager
@@ -83,19 +96,14 @@ def lease_one(
     gpus: Sequence[str], directory: Path, check_stop: Callable[[], None]
 ) -> Iterator[str]:
     """Hold the lock of one of `gpus`, waiting until one is free."""
-    locks = {gpu: FileLock(directory / f"{gpu}.lock") for gpu in gpus}
     polls = 0
     while True:
-        for gpu, lock in locks.items():
-            try:
-                lock.acquire(blocking=False)
-            except Timeout:
-                continue
-            try:
-                yield gpu
-            finally:
-                lock.release()
-            return
+        for gpu in gpus:
+            # MIG devices of older drivers have slashes in their names.
+            with try_lock(directory / f"{gpu.replace('/', '_')}.lock", "TMPDIR") as free:
+                if free:
+                    yield gpu
+                    return
         if polls % POLLS_BETWEEN_MESSAGES == 0:
             log.info("all %d GPUs are leased to other jobs; waiting for one", len(gpus))
         polls += 1

@@ -147,7 +147,7 @@ def read_progress(checkpoints: Path) -> Snapshot | None:
 def count_rejected(output: Path) -> int:
     """Return how many records of a finished shard were rejected."""
     try:
-        with h5py.File(output, "r") as file:
+        with h5py.File(output, "r", locking=False) as file:
             return len(file["ordinals"]) - int(file.attrs["n_embedded"])
     except (OSError, KeyError):  # being written, or foreign
         return 0

@@ -15,7 +15,7 @@ def write_h5(records: Records, output: Path) -> None:
 
     The id itself is the attribute `original_id`.
     """
-    with replacing(output) as temporary, h5py.File(temporary, "w") as file:
+    with replacing(output) as temporary, h5py.File(temporary, "w", locking=False) as file:
         for block in records.blocks():
             for identifier, values in records.arrays(block):
                 dataset = file.create_dataset(safe_name(identifier), data=values)

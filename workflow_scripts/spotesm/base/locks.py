@@ -1,0 +1,43 @@
+"""Locks that the kernel frees when their process dies, however it dies."""
+
+import errno
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from spotesm.base.failures import UserError
+
+# What flock says where the file system has none: Lustre mounted without it, some NFS and FUSE.
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
+
+
+@contextmanager
+def try_lock(path: Path, elsewhere: str, wait: float = 0.0) -> Iterator[bool]:
+    """Hold the lock of a file if it can be had within `wait` seconds; whether it was.
+
+    Args:
+        elsewhere: the setting that puts the file on another file system.
+
+    Raises:
+        UserError: the file system has no locks.
+    """
+    # A lock by mere presence, which is filelock's way out, would outlive a killed process.
+    lock = FileLock(path, fallback_to_soft=False)
+    try:
+        lock.acquire(timeout=wait)
+    except Timeout:
+        yield False
+        return
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+        raise UserError(
+            f"{path.parent}: its file system has no locks ({error.strerror}); set {elsewhere} "
+            "to a folder on another one, or have it mounted with flock"
+        ) from error
+    try:
+        yield True
+    finally:
+        lock.release()
