@@ -69,7 +69,7 @@ def _fail(path: Path, error: Exception, line: str) -> None:
 
 def _read_mark(path: Path) -> str:
     """Return the line with which an earlier attempt of this run failed for good, if one did."""
-    with suppress(OSError, ValueError, KeyError):
+    with suppress(OSError, ValueError, KeyError, TypeError):
         mark = read_json(_mark_of(path))
         if mark["run"] == os.environ.get(RUN):
             return mark["error"]

@@ -33,6 +33,8 @@ class _LogFile(logging.FileHandler):
         if not self.told:
             self.told = True
             error = sys.exc_info()[1]
+            if isinstance(error, OSError):
+                error.filename = self.baseFilename
             print(f"no log: {explain_host_fault(error) or error}", file=sys.stderr)
 
 
