@@ -1,6 +1,5 @@
 """Each row of the failure contract, and faults of the host, on real processes."""
 
-import multiprocessing
 import os
 import random
 import resource
@@ -21,14 +20,14 @@ from shards import (
     parts_of,
     read_datasets,
     run,
+    run_merge,
     running,
     stop,
     wait_until,
 )
 from spotesm.base.durable import read_json, write_json
 from spotesm.embed.task import ShardJob
-from spotesm.hdf5.merge import MergeJob, merge_shards
-from spotesm.step import FAULTS, step
+from spotesm.hdf5.merge import MergeJob
 
 N_SEQUENCES = 40
 POISON = "WWCWW"
@@ -257,13 +256,6 @@ def test_parts_of_an_older_format_are_set_aside(job: ShardJob, unbroken: ShardJo
     assert_same_datasets(job.output, unbroken.output)
 
 
-def merge_in_process(job: MergeJob, log: str, faults: str, file_size: int) -> None:
-    os.environ[FAULTS] = faults
-    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
-    with step(log):
-        merge_shards(job)
-
-
 @pytest.mark.parametrize(
     ("faults", "file_size"), [("disk_full@1", resource.RLIM_INFINITY), ("", 40_000)]
 )
@@ -286,16 +278,10 @@ def test_a_full_disk_during_the_merge(
         config={},
     )
     log = tmp_path / "merge.log"
-    context = multiprocessing.get_context("forkserver")
-    for attempt in ((faults, file_size), ("", resource.RLIM_INFINITY)):
-        process = context.Process(target=merge_in_process, args=(job, str(log), *attempt))
-        process.start()
-        process.join()
-        if attempt == (faults, file_size):
-            assert process.exitcode == 1
-            assert "run again; what is finished stays" in log.read_text()
-            assert "Traceback" not in log.read_text()
-            assert sorted(path.name for path in tmp_path.iterdir()) == ["merge.log"]
-    assert process.exitcode == 0
+    assert run_merge(job, log, faults, file_size) == 1
+    assert "run again; what is finished stays" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["merge.log"]
+    assert run_merge(job, log) == 0
     with h5py.File(output) as merged, h5py.File(unbroken.output) as shard:
         assert merged["mean/6"][:].tobytes() == shard["mean/6"][:].tobytes()

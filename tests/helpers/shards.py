@@ -16,6 +16,7 @@ import numpy as np
 from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
+from spotesm.hdf5.merge import MergeJob, merge_shards
 from spotesm.request.request import Request
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.sharding import split_fasta
@@ -98,6 +99,24 @@ def run(job: ShardJob, faults: str = "", file_size: int = resource.RLIM_INFINITY
         process.join(WAIT_SECONDS)
         assert process.exitcode is not None, "the job did not end"
         return process.exitcode
+
+
+def _merge(job: MergeJob, log: str, faults: str, file_size: int) -> None:
+    os.environ[FAULTS] = faults
+    resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
+    with step(log):
+        merge_shards(job)
+
+
+def run_merge(
+    job: MergeJob, log: Path, faults: str = "", file_size: int = resource.RLIM_INFINITY
+) -> int:
+    """Merge shards in a process of its own; the exit code."""
+    process = _context.Process(target=_merge, args=(job, str(log), faults, file_size))
+    process.start()
+    process.join(WAIT_SECONDS)
+    assert process.exitcode is not None, "the merge did not end"
+    return process.exitcode
 
 
 def log_of(job: ShardJob) -> Path:
