@@ -2,20 +2,24 @@
 
 import logging
 import random
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import zip_longest
+from array import array
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import chdir
+from itertools import pairwise, zip_longest
 from pathlib import Path
 
 import click
 import numpy as np
 
-from spotesm.base.failures import IncompleteError
+from spotesm.base.failures import IncompleteError, InputError, WeightsError
 from spotesm.base.paths import weights_manifest
-from spotesm.hdf5.reader import Embeddings
+from spotesm.hdf5.integrity import check_integrity
+from spotesm.hdf5.reader import Embeddings, opened
 from spotesm.model.reference import reference_values
 from spotesm.sequences.digests import digest_sequence
 from spotesm.sequences.fasta import RejectedSequence, normalise, read_fasta
 from spotesm.sequences.rejected import TRANSLATE, read_rejected
+from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.sources import Weights, load_verified
 
 ROWS_AT_ONCE = 4096
@@ -54,11 +58,11 @@ def verify(
 ) -> None:
     """Check an embeddings.h5 against its FASTA, and some of its rows against fair-esm.
 
-    FASTA are the dataset's inputs, in the config's order; of contigs it is their orfs.fasta. Run it
-    where the workflow ran, or name the manifest of the weights.
+    FASTA are the dataset's inputs, in the config's order; of contigs it is their orfs.fasta. The
+    weights are looked for where the workflow ran, and where this runs.
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    with Embeddings(file) as embeddings:
+    with opened(file) as embeddings:
         check(embeddings, fasta, rejected or file.with_name("rejected.tsv"), rows, seed, weights)
 
 
@@ -79,51 +83,61 @@ def check(
 
     Raises:
         IncompleteError: something does not hold.
+        InputError: what it is to be compared with cannot be read.
     """
-    n_rows = check_records(embeddings, fasta, rejected)
-    click.echo(f"{n_rows} rows are the records of the FASTA, in order: ids, lengths, digests")
-    check_finite(embeddings)
+    chosen = random.Random(seed).sample(range(len(embeddings)), min(n_recomputed, len(embeddings)))
+    sequences = check_records(embeddings, fasta, rejected, set(chosen))
+    click.echo(
+        f"{len(embeddings)} rows are the records of the FASTA, in order: ids, lengths, digests"
+    )
+    check_integrity(embeddings)
     click.echo(f"all values of {', '.join(embeddings.outputs)} are finite")
-    rows = random.Random(seed).sample(range(n_rows), min(n_recomputed, n_rows))
-    if rows:
-        weights = Weights.read(manifest or find_manifest(embeddings))
-        sequences = accepted_sequences(fasta, rejected)
-        worst = recompute(embeddings, sequences, rows, weights)
-        click.echo(f"{len(rows)} rows recomputed by fair-esm: at most {worst:.1e} off, relatively")
+    if chosen:
+        worst = recompute(embeddings, sequences, manifest)
+        click.echo(
+            f"{len(chosen)} rows recomputed by fair-esm: at most {worst:.1e} off, relatively"
+        )
 
 
-def check_records(embeddings: Embeddings, fasta: Sequence[Path], rejected: Path) -> int:
-    """Check that the rows are the records that were not rejected, in order; how many there are."""
-    n_rows = 0
+# -- the records -----------------------------------------------------------------------------------
+
+
+def check_records(
+    embeddings: Embeddings, fasta: Sequence[Path], rejected: Path, wanted: Collection[int]
+) -> dict[int, tuple[str, bytes]]:
+    """Check that the rows are the records that were not rejected, in order.
+
+    Returns:
+        Id and sequence of the rows `wanted`.
+    """
+    sequences = {}
     for row, (expected, actual) in enumerate(
-        zip_longest(accepted_records(fasta, rejected), stored_records(embeddings))
+        zip_longest(accepted_sequences(fasta, rejected), stored_records(embeddings))
     ):
         if expected is None or actual is None:
             more = "FASTA" if actual is None else "file"
             raise IncompleteError(
                 f"{embeddings.path}: from row {row} on, the {more} has more records"
             )
-        for name, wanted, found in zip(("id", "length", "digest"), expected, actual, strict=True):
-            if wanted != found:
+        identifier, sequence = expected
+        stated = identifier, len(sequence), digest_sequence(sequence)
+        for name, of_fasta, found in zip(("id", "length", "digest"), stated, actual, strict=True):
+            if of_fasta != found:
                 raise IncompleteError(
                     f"{embeddings.path}, row {row}: its {name} is {found!r}, "
-                    f"but the FASTA says {wanted!r}"
+                    f"but the FASTA says {of_fasta!r}"
                 )
-        n_rows = row + 1
-    return n_rows
-
-
-def accepted_records(fasta: Sequence[Path], rejected: Path) -> Iterator[tuple[str, int, bytes]]:
-    """Yield id, length and digest of every record that is not in `rejected`."""
-    for identifier, sequence in accepted_sequences(fasta, rejected):
-        yield identifier, len(sequence), digest_sequence(sequence)
+        if row in wanted:
+            sequences[row] = expected
+    return sequences
 
 
 def accepted_sequences(fasta: Sequence[Path], rejected: Path) -> Iterator[tuple[str, bytes]]:
     """Yield id and normalised sequence of every record that is not in `rejected`."""
-    ordinals = (line.ordinal for line in read_rejected(rejected) if line.stage != TRANSLATE)
-    next_rejected = next(ordinals, None)
+    ordinals = iter(read_ordinals(rejected))
+    next_rejected, n_records = next(ordinals, None), 0
     for ordinal, record in enumerate(read_fasta(fasta)):
+        n_records = ordinal + 1
         if ordinal == next_rejected:
             next_rejected = next(ordinals, None)
             continue
@@ -131,6 +145,31 @@ def accepted_sequences(fasta: Sequence[Path], rejected: Path) -> Iterator[tuple[
             yield record.identifier, normalise(record).sequence
         except RejectedSequence as error:
             raise IncompleteError(f"{rejected}: record {ordinal} is missing ({error})") from error
+    if next_rejected is not None:
+        raise IncompleteError(
+            f"{rejected}: lists record {next_rejected}, but the FASTA has {n_records}; name all "
+            "FASTA files of the dataset, and its own rejected.tsv"
+        )
+
+
+def read_ordinals(rejected: Path) -> array:
+    """Return the places in the input of the records that a rejected.tsv lists, ascending.
+
+    Raises:
+        InputError: it cannot be read, is something else, or is not in order.
+    """
+    try:
+        lines = (line for line in read_rejected(rejected) if line.stage != TRANSLATE)
+        ordinals = array("q", (line.ordinal for line in lines))
+    except OSError as error:
+        raise InputError(
+            f"{rejected}: cannot be read ({error.strerror}); it lists the records without a row: "
+            "name the dataset's rejected.tsv by --rejected"
+        ) from error
+    for before, after in pairwise(ordinals):
+        if after <= before:
+            raise InputError(f"{rejected}: {after} after {before}: not in order; merge again")
+    return ordinals
 
 
 def stored_records(embeddings: Embeddings) -> Iterator[tuple[str, int, bytes]]:
@@ -145,44 +184,77 @@ def stored_records(embeddings: Embeddings) -> Iterator[tuple[str, int, bytes]]:
         )
 
 
-def check_finite(embeddings: Embeddings) -> None:
-    """Check every value of every output."""
-    for key in embeddings.outputs:
-        values = embeddings.file[key]
-        for start in range(0, len(values), ROWS_AT_ONCE):
-            if not np.isfinite(values[start : start + ROWS_AT_ONCE]).all():
-                raise IncompleteError(f"{embeddings.path}: {key} has values that are not finite")
+# -- against fair-esm ------------------------------------------------------------------------------
 
 
-def find_manifest(embeddings: Embeddings) -> Path:
-    """Return where the workflow keeps the manifest of the weights that the file names."""
-    return weights_manifest(embeddings.attributes["model"], embeddings.attributes["weights"])
+def find_manifest(embeddings: Embeddings, named: Path | None) -> tuple[Path, Path]:
+    """Return the manifest of the weights that the file names, and the folder its paths start at.
+
+    Args:
+        named: a manifest; None to look where this runs, and where the workflow ran.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    usual = weights_manifest(embeddings.attributes["model"], embeddings.attributes["weights"])
+    if named is not None:
+        if not named.is_file():
+            raise WeightsError(f"{named}: no such file; name the weights' manifest, {usual}")
+        # It lies where `usual` says, below the folder the workflow ran in.
+        above = named.absolute().parents
+        return named, above[min(len(usual.parts), len(above)) - 1]
+    run_folder = embeddings.path.resolve().parent.parent.parent  # of results/NAME/embeddings.h5
+    for folder in (Path.cwd(), run_folder):
+        if (folder / usual).is_file():
+            return folder / usual, folder
+    raise WeightsError(
+        f"{usual}: no such file, here or in {run_folder}; run verify where the workflow ran, or "
+        "name the weights' manifest by --weights (--rows 0 needs none)"
+    )
+
+
+def read_weights(manifest: Path) -> Weights:
+    """Read a manifest that a user named.
+
+    Raises:
+        WeightsError: it is something else.
+    """
+    try:
+        weights = Weights.read(manifest)
+    except (OSError, ValueError, TypeError) as error:
+        raise WeightsError(
+            f"{manifest}: is no manifest of weights; --weights wants the .json that fetch_weights "
+            "wrote beside or for them"
+        ) from error
+    if weights.model not in ARCHITECTURES or not isinstance(weights.path, str):
+        raise WeightsError(f"{manifest}: is the manifest of no model we know")
+    return weights
 
 
 def recompute(
     embeddings: Embeddings,
-    sequences: Iterable[tuple[str, bytes]],
-    rows: Sequence[int],
-    weights: Weights,
+    sequences: Mapping[int, tuple[str, bytes]],
+    manifest: Path | None,
 ) -> float:
     """Compute rows by fair-esm's own forward, window by window; the worst relative difference.
 
     Args:
-        sequences: id and sequence of every row.
-        rows: which of them are computed.
+        sequences: id and sequence of the rows to compute.
 
     Raises:
         IncompleteError: a value is further off than its precision explains.
+        WeightsError: the weights are not there, or not those of the file.
     """
+    request = embeddings.request
+    found, folder = find_manifest(embeddings, manifest)
+    weights = read_weights(found)
     if weights.sha256 != embeddings.attributes["weights_sha256"]:
         raise IncompleteError(f"{weights.path}: not the weights that {embeddings.path} names")
-    request = embeddings.request
+    with chdir(Path.cwd() if Path(weights.path).exists() else folder):
+        model = load_verified(weights)
     tolerance = max(TOLERANCES[request.precision], TOLERANCES[request.store_dtype])
-    model = load_verified(weights)
-    wanted, worst = set(rows), 0.0
-    for row, (identifier, sequence) in enumerate(sequences):
-        if row not in wanted:
-            continue
+    worst = 0.0
+    for row, (identifier, sequence) in sorted(sequences.items()):
         spans = request.long_sequences.spans(len(sequence))
         if len(spans) != embeddings.file["windows"][row]:
             continue  # it did not fit into memory in windows of the usual size

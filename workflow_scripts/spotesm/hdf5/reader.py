@@ -112,7 +112,7 @@ class Embeddings(Sequence):
     @property
     def outputs(self) -> list[str]:
         """The keys of what was computed."""
-        groups = [group for group in self.file if isinstance(self.file[group], h5py.Group)]
+        groups = [name for name in self.file if isinstance(self.file.get(name), h5py.Group)]
         keys = [f"{group}/{name}" for group in groups for name in self.file[group]]
         return [key for key in keys if Key.parse(key)]
 
@@ -130,7 +130,7 @@ class Embeddings(Sequence):
             return chosen
         if chosen in self.outputs:
             raise InputError(
-                f"{self.path}: {key} has no one row a record; "
+                f"{self.path}: {chosen} has no one row a record; "
                 f"{', '.join(self.row_keys) or 'no key'} has"
             )
         raise InputError(self._has_no(chosen or key, self.row_keys))

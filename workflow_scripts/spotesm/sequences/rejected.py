@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from spotesm.base.durable import publish, replacing
-from spotesm.base.failures import TooManyRejectedError
+from spotesm.base.failures import InputError, TooManyRejectedError
 from spotesm.sequences.reasons import Reason
 
 TRANSLATE, SPLIT, EMBED = "translate", "split", "embed"
@@ -103,13 +103,30 @@ def writing_rejected(path: Path) -> Iterator[RejectedWriter]:
 
 
 def read_rejected(path: Path) -> Iterator[Rejected]:
-    """Yield the lines of a file that `RejectedWriter` wrote, in this version or an earlier one."""
+    """Yield the lines of a file that `RejectedWriter` wrote, in this version or an earlier one.
+
+    Raises:
+        InputError: it is something else.
+    """
     csv.field_size_limit(sys.maxsize)  # earlier ones did not bound the ids
-    with open(path, newline="", encoding="utf-8") as file:
-        lines = csv.reader(file, delimiter="\t")
-        next(lines)
-        for ordinal, *others in lines:
-            yield Rejected(int(ordinal), *others)
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            lines = csv.reader(file, delimiter="\t")
+            if tuple(next(lines, ())) != Rejected._fields:
+                raise InputError(
+                    f"{path}: has not the columns {', '.join(Rejected._fields)}; name the "
+                    "rejected.tsv of the dataset"
+                )
+            for line in lines:
+                where = f"{path}, line {lines.line_num}"
+                if len(line) != len(Rejected._fields):
+                    raise InputError(f"{where}: has {len(line)} columns; merge the dataset again")
+                ordinal, *others = line
+                if not (ordinal.isascii() and ordinal.isdecimal() and len(ordinal) < 19):
+                    raise InputError(f"{where}: {shorten(ordinal, 40)!r} is no ordinal; mend it")
+                yield Rejected(int(ordinal), *others)
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: is no TSV of rejected records ({error})") from error
 
 
 def shorten(text: str, most: int) -> str:

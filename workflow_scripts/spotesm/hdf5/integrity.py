@@ -1,0 +1,134 @@
+"""Whether a merged file agrees with itself: its attributes, its datasets, each of its values."""
+
+import json
+
+import numpy as np
+
+from spotesm.base.failures import IncompleteError
+from spotesm.hdf5.reader import FIRST, Embeddings
+from spotesm.request.outputs import CONTACTS, Output, offsets_of, output_of
+from spotesm.request.request import Request
+from spotesm.sequences.long_sequences import SMALLER_WINDOWS
+from spotesm.weights.architectures import ARCHITECTURES
+
+ROWS_AT_ONCE = 4096
+
+
+def check_integrity(embeddings: Embeddings) -> None:
+    """Check that a file has all that was asked for, of each record, and that it is finite.
+
+    Raises:
+        IncompleteError: it does not.
+    """
+    check_shapes(embeddings, check_attributes(embeddings))
+    check_finite(embeddings)
+
+
+def check_attributes(embeddings: Embeddings) -> Request:
+    """Check that the attributes agree with each other and with the rows; what was asked for."""
+    request, attributes = embeddings.request, embeddings.attributes
+    try:
+        settings = dict(json.loads(attributes["fingerprint"]))
+        stated = {**request.as_param(), "weights_sha256": attributes["weights_sha256"]}
+        counted = int(attributes["n_records"]) - int(attributes["n_rejected"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise IncompleteError(
+            f"{embeddings.path}: its attributes are damaged ({error}); merge it again"
+        ) from error
+    for name, value in stated.items():
+        if settings.get(name) != value:
+            raise IncompleteError(
+                f"{embeddings.path}: its attribute {name} is {value!r}, but it was computed with "
+                f"{settings.get(name)!r}"
+            )
+    if request.model not in ARCHITECTURES:
+        raise IncompleteError(f"{embeddings.path}: of {request.model}, which is no model we know")
+    if counted != len(embeddings):
+        raise IncompleteError(
+            f"{embeddings.path}: has {len(embeddings)} rows, but its attributes say {counted}"
+        )
+    return request
+
+
+def check_shapes(embeddings: Embeddings, request: Request) -> None:
+    """Check that each output that was asked for is there, of each record.
+
+    Raises:
+        IncompleteError: one is not, or has another shape or type.
+    """
+    path, n, file = embeddings.path, len(embeddings), embeddings.file
+    outputs = request.select()
+    there = embeddings.outputs
+    missing = [key for key in outputs.keys if key not in there]
+    # An output whose rows depend on the sequence is not there if there is no record.
+    if missing and (n or set(missing) & set(outputs.row_keys)):
+        raise IncompleteError(f"{path}: has no {', '.join(missing)}, which it was computed with")
+    if extra := [key for key in there if key not in outputs.keys]:
+        raise IncompleteError(f"{path}: has {', '.join(extra)}, which it was computed without")
+    if outputs.row_keys and embeddings.key != outputs.row_keys[0]:
+        raise IncompleteError(f"{path}: {FIRST} is not {outputs.row_keys[0]}")
+    for key in there:
+        output = output_of(key)
+        width = output.width or request.architecture.embedding_dim
+        shape = (len(file[key]) if output.ragged else n, *((width,) if width > 1 else ()))
+        if (file[key].shape, file[key].dtype) != (shape, outputs.dtype):
+            raise IncompleteError(
+                f"{path}: {key} is {file[key].shape} {file[key].dtype}, not {shape} {outputs.dtype}"
+            )
+    for start in range(0, n, ROWS_AT_ONCE):
+        check_windows(embeddings, request, slice(start, start + ROWS_AT_ONCE))
+    for output in {output_of(key).name: output_of(key) for key in there}.values():
+        if output.ragged:
+            check_offsets(embeddings, request, output)
+
+
+def check_windows(embeddings: Embeddings, request: Request, rows: slice) -> None:
+    """Check in how many windows some rows went through the model."""
+    windows = embeddings.file["windows"][rows]
+    usual = request.long_sequences.count_windows(embeddings.file["lengths"][rows])
+    # What did not fit on the device may have been cut into more.
+    cut = request.long_sequences.out_of_memory == SMALLER_WINDOWS
+    wrong = np.flatnonzero((windows < usual) if cut else (windows != usual))
+    if len(wrong):
+        first = wrong[0]
+        raise IncompleteError(
+            f"{embeddings.path}, row {rows.start + first}: {windows[first]} windows, "
+            f"not {usual[first]}"
+        )
+
+
+def check_offsets(embeddings: Embeddings, request: Request, output: Output) -> None:
+    """Check where the values of each record begin: in order, without a gap, as many as it has."""
+    path, file, n = embeddings.path, embeddings.file, len(embeddings)
+    offsets = file[offsets_of(output)]
+    if offsets.shape != (n + 1,) or offsets[0] != 0:
+        raise IncompleteError(f"{path}: {offsets_of(output)} are not {n + 1} numbers from 0 on")
+    for key in embeddings.outputs:
+        if output_of(key) is output and len(file[key]) != offsets[n]:
+            raise IncompleteError(f"{path}: {key} has {len(file[key])} rows, not {offsets[n]}")
+    long_sequences = request.long_sequences
+    for start in range(0, n, ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        sizes = np.diff(offsets[start : start + ROWS_AT_ONCE + 1])
+        lengths, windows = file["lengths"][rows], file["windows"][rows].astype(np.int64)
+        if output.name == CONTACTS:
+            sides = long_sequences.longest_window(lengths)
+            smaller = windows > long_sequences.count_windows(lengths)
+            expected = np.where(smaller, sizes, windows * output.rows(sides))
+        else:
+            expected = output.rows(long_sequences.count_seen(lengths))
+        wrong = np.flatnonzero((sizes != expected) | (sizes < 1))
+        if len(wrong):
+            raise IncompleteError(
+                f"{path}, row {start + wrong[0]}: has {sizes[wrong[0]]} values of {output.name}, "
+                f"not {expected[wrong[0]]}"
+            )
+
+
+def check_finite(embeddings: Embeddings) -> None:
+    """Check every value of every output."""
+    for key in embeddings.outputs:
+        values = embeddings.file[key]
+        for start in range(0, len(values), ROWS_AT_ONCE):
+            if not np.isfinite(values[start : start + ROWS_AT_ONCE]).all():
+                raise IncompleteError(f"{embeddings.path}: {key} has values that are not finite")
