@@ -106,16 +106,15 @@ def draw_status(folder: Path, killed: str) -> None:
 def draw_report(report: Path) -> None:
     """Photograph the top of the report, with a protein found."""
     with sync_playwright() as playwright:
-        software = ["--no-sandbox", "--use-gl=swiftshader", "--enable-unsafe-swiftshader"]
         browser = playwright.chromium.launch(
-            executable_path=shutil.which("chromium"), args=software
+            executable_path=shutil.which("chromium"), args=["--no-sandbox"]
         )
         page = browser.new_page(viewport={"width": 1100, "height": 1250})
         page.goto(report.as_uri())
-        page.wait_for_function("document.getElementById('map')?._fullData?.length > 0")
         page.fill("#protein", "phage7")
         page.press("#protein", "Enter")
-        page.wait_for_selector("#map .annotation-text")
+        page.wait_for_selector("#neighbours td")
+        page.evaluate("document.activeElement.blur(), scrollTo(0, 0)")
         page.screenshot(path=PICTURES / "report.png")
         browser.close()
 

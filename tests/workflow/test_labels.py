@@ -30,11 +30,12 @@ def test_labels_reach_the_page(folder: Path) -> None:
     assert run.returncode == 0, run.stdout
 
     page = (folder / "results/d/report.html").read_text()
-    colours = points_of(page)["marker"]["color"]
-    assert colours[0] == colours[2] != colours[1]
-    assert colours[3] not in colours[:3]
+    points = json.loads(re.search(r'id="points">(.*?)</script>', page, re.DOTALL)[1])
+    assert points["ids"] == ["sp|P00001|ONE_TEST", "sp|P00002|TWO_TEST", "p3", "p4"]
+    assert points["labels"] == ['"A', "<b>B</b>", '"A', ""]
+    assert points["colours"] == [0, 1, 0, None]
     assert "<b>B</b>" not in page
-    assert "3 of the proteins have a label, family." in page
+    assert "3 proteins have a label." in page
     for note in ("1 id is of no record (&#39;nobody&#39;)", "1 id is of rejected records"):
         assert note in page
     assert "labels.tsv: 1 id is of no record ('nobody')" in run.stdout
@@ -55,8 +56,3 @@ def test_labels_reach_the_page(folder: Path) -> None:
     assert "Traceback" not in run.stdout
     assert re.search(r"^report_dataset +1$", run.stdout, re.MULTILINE), run.stdout
     assert "embed_shard" not in run.stdout
-
-
-def points_of(page: str) -> dict:
-    figures = re.search(r'id="figures">(.*?)</script>', page, re.DOTALL)[1]
-    return json.loads(figures)["map"]["data"][0]

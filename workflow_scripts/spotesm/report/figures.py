@@ -1,186 +1,231 @@
-"""The report's figures. Colours that depend on light or dark are set by the page."""
+"""The report's figures, as places in percent of their width and height; the page draws them."""
 
 import itertools
+import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from html import escape
 
 import numpy as np
-import plotly.graph_objects as go
 
-from spotesm.report.landscape import Landscape
+from spotesm.base.text import duration
+from spotesm.report.ticks import Axis, Tick
 from spotesm.runs.history import PastAttempt
 
-BLUE, ORANGE, GREY = "#3b82f6", "#f59e0b", "#9ca3af"
-COLOURS = {"completed": "#16a34a", "stopped": ORANGE, "killed": "#7c3aed", "failed": "#dc2626"}
-NAMES = {"completed": "completed", "stopped": "preempted", "killed": "killed", "failed": "failed"}
-LENGTH_COLOURS = [[0, BLUE], [0.5, "#10b981"], [1, ORANGE]]  # seen on light and on dark
-LENGTH_BINS = 60
+MOST_LENGTH_BINS, LEAST_LENGTH_BINS = 60, 10
 MOST_TIME_BINS = 200
-MOST_LABELS = 12
+MOST_ATTEMPTS = 3000
+LEAST_WIDTH = 0.15
+TEXT_WIDTH = 2.5
+OUTCOMES = {
+    "completed": "completed",
+    "stopped": "preempted",
+    "killed": "killed",
+    "failed": "failed",
+}
 
 
-def draw_lengths(lengths: np.ndarray, windowed: np.ndarray) -> go.Figure:
-    """Draw how long proteins are, on a logarithmic axis; windowed or truncated ones apart."""
-    edges = np.geomspace(max(1, lengths.min(initial=1)), lengths.max(initial=1) + 1, LENGTH_BINS)
-    edges = np.unique(np.round(edges))
-    figure = layout("residues", "proteins", barmode="stack")
-    kinds = (("whole", ~windowed, BLUE), ("windowed or truncated", windowed, ORANGE))
-    for name, chosen, colour in kinds:
-        counts, _ = np.histogram(lengths[chosen], edges)
-        if counts.any():
-            figure.add_bar(
-                x=np.sqrt(edges[:-1] * edges[1:]).tolist(),
-                y=counts.tolist(),
-                width=np.diff(edges).tolist(),
-                name=name,
-                marker={"color": colour, "line": {"width": 0}},
-                customdata=[
-                    f"{first:.0f} to {last - 1:.0f}" for first, last in itertools.pairwise(edges)
-                ],
-                hovertemplate="%{customdata} residues: %{y}<extra>%{fullData.name}</extra>",
-            )
-    figure.update_xaxes(type="log", range=np.log10(edges[[0, -1]]).tolist())
-    return figure
+@dataclass(frozen=True)
+class Bar:
+    """A rectangle of a figure, all in percent of it.
+
+    Attributes:
+        kind: what it shows; its colour.
+        tip: what it says when pointed at.
+        text: what stands in it.
+    """
+
+    left: float
+    width: float
+    bottom: float
+    height: float
+    kind: str
+    tip: str
+    text: str = ""
 
 
-def draw_timeline(attempts: Sequence[PastAttempt]) -> go.Figure | None:
-    """Draw when which shard was worked on, where, and how each attempt ended."""
+@dataclass(frozen=True)
+class Histogram:
+    """How long proteins are.
+
+    Attributes:
+        bars: those of whole proteins, and on top of them those of `cut` ones.
+        shortest, median, longest: in residues.
+        n_cut: how many were windowed or truncated.
+        window: where the longest whole ones end; None if no bar is beyond.
+    """
+
+    bars: list[Bar]
+    x_ticks: list[Tick]
+    y_ticks: list[Tick]
+    shortest: int
+    median: float
+    longest: int
+    n_cut: int
+    window: float | None
+
+
+@dataclass(frozen=True)
+class Lane:
+    """What one device did.
+
+    Attributes:
+        name: of host and device.
+        rows: bars that do not overlap, row by row.
+    """
+
+    name: str
+    rows: list[list[Bar]]
+
+
+@dataclass(frozen=True)
+class Timeline:
+    """Which shard was worked on when and where, and how fast all were together.
+
+    Attributes:
+        outcomes: how many attempts ended how.
+        n_left_out: earlier attempts that are not shown.
+        speed: tokens/s over time, as points of a polygon in percent, y downward; or empty.
+        peak: the highest, tokens/s.
+        rates: tokens/s in each of equal stretches of the time.
+    """
+
+    lanes: list[Lane]
+    x_ticks: list[Tick]
+    outcomes: list[tuple[str, int]]
+    n_left_out: int
+    day: str
+    speed: str
+    y_ticks: list[Tick]
+    peak: float
+    rates: np.ndarray
+
+
+def draw_lengths(lengths: np.ndarray, cut: np.ndarray, window: int, how: str) -> Histogram | None:
+    """Draw how long proteins are, on a logarithmic axis from the shortest to the longest.
+
+    Args:
+        lengths: (n,) residues.
+        cut: (n,) which were windowed or truncated, which is `how`.
+        window: how long one may be that is not.
+    """
+    if not len(lengths):
+        return None
+    shortest, longest = int(lengths.min()), int(lengths.max())
+    n_bins = min(max(math.ceil(2 * len(lengths) ** 0.5), LEAST_LENGTH_BINS), MOST_LENGTH_BINS)
+    edges = np.unique(np.round(np.geomspace(shortest, longest + 1, n_bins + 1)))
+    if cut.any() and shortest <= window < longest:  # so that no bar is on both sides
+        edges = np.union1d(edges, window + 1)
+    counts = {
+        kind: np.histogram(lengths[chosen], edges)[0]
+        for kind, chosen in (("whole", ~cut), (how, cut))
+    }
+    highest = int(sum(counts.values()).max())
+    x, y = Axis(shortest, longest + 1, is_log=True), Axis(0, highest)
+    bars = []
+    for place, (first, end) in enumerate(itertools.pairwise(edges)):
+        bottom = 0.0
+        left = x.percent(first)
+        for kind, of_kind in counts.items():
+            count = int(of_kind[place])
+            height = y.percent(count)
+            if count:
+                residues = f"{first:.0f}" if end - first == 1 else f"{first:.0f} to {end - 1:.0f}"
+                tip = f"{residues} residues: {count:,} {kind}"
+                bars.append(Bar(left, round(x.percent(end) - left, 3), bottom, height, kind, tip))
+            bottom += height
+    return Histogram(
+        bars,
+        x.ticks(whole=True),
+        y.ticks(whole=True),
+        shortest,
+        float(np.median(lengths)),
+        longest,
+        int(cut.sum()),
+        x.percent(window + 1) if cut.any() else None,
+    )
+
+
+def draw_timeline(attempts: Sequence[PastAttempt]) -> Timeline | None:
+    """Draw when which shard was worked on, where, how each attempt ended, and how fast it went."""
     if not attempts:
         return None
-    figure = layout("", "", barmode="overlay", bargap=0.3, showlegend=True)
-    for kind, colour in COLOURS.items():
-        own = [a for a in attempts if a.outcome.partition(":")[0] == kind]
-        if own:
-            figure.add_bar(
-                orientation="h",
-                base=[moment(a.start) for a in own],
-                x=[max(a.seconds, 0.05) * 1000 for a in own],
-                y=[place(a) for a in own],
-                name=NAMES[kind],
-                marker={"color": colour, "line": {"width": 1, "color": "rgba(255,255,255,0.7)"}},
-                text=[a.shard.partition("-of-")[0] for a in own],
-                textposition="inside",
-                insidetextanchor="middle",
-                textfont={"color": "#ffffff"},
-                customdata=[[a.shard, a.number, a.outcome, f"{a.seconds:.1f} s"] for a in own],
-                hovertemplate="shard %{customdata[0]}, attempt %{customdata[1]}: %{customdata[2]}, "
-                "%{customdata[3]}<extra></extra>",
+    shown = sorted(attempts, key=lambda attempt: attempt.start)[-MOST_ATTEMPTS:]
+    start = min(a.start for a in shown)
+    end = max(start + 1, *(max(a.end, a.start) for a in shown))
+    axis = Axis(start, end)
+    places = sorted({(a.host, a.device) for a in shown})
+    outcomes = Counter(a.outcome.partition(":")[0] for a in shown)
+    rates = measure_rates(shown, start, end)
+    peak = float(rates.max(initial=0))
+    return Timeline(
+        lanes=[
+            Lane(
+                f"{host}, {device}",
+                _stack([a for a in shown if (a.host, a.device) == (host, device)], axis),
             )
-    figure.update_xaxes(type="date")
-    figure.update_yaxes(automargin=True, type="category")
-    return figure
+            for host, device in places
+        ],
+        x_ticks=axis.time_ticks(),
+        outcomes=[(kind, outcomes[kind]) for kind in OUTCOMES if outcomes[kind]],
+        n_left_out=len(attempts) - len(shown),
+        day=f"{moment(start):%d %B %Y}",
+        speed=_outline(rates / peak) if peak else "",
+        y_ticks=Axis(0, peak).ticks() if peak else [],
+        peak=peak,
+        rates=rates,
+    )
 
 
-def draw_throughput(attempts: Sequence[PastAttempt]) -> go.Figure | None:
-    """Draw tokens/s of all devices together over time."""
+def measure_rates(attempts: Sequence[PastAttempt], start: float, end: float) -> np.ndarray:
+    """Return tokens/s of all devices together, in equal stretches from `start` to `end`."""
     speeds = [speed for attempt in attempts for speed in attempt.speeds]
-    if not speeds:
-        return None
-    starts, ends, tokens = np.array(speeds).T
-    seconds = max(ends.max() - starts.min(), 1e-3)
-    edges = np.linspace(starts.min(), ends.max(), min(MOST_TIME_BINS, len(speeds) + 1) + 1)
+    edges = np.linspace(start, end, min(MOST_TIME_BINS, len(speeds) + 1) + 1)
     rates = np.zeros(len(edges) - 1)
-    for start, end, count in zip(starts, ends, tokens, strict=True):
-        overlap = np.minimum(edges[1:], end) - np.maximum(edges[:-1], start)
-        rates += np.maximum(overlap, 0) * count / max(end - start, 1e-3)
-    rates /= seconds / len(rates)
-    figure = layout("", "tokens/s")
-    figure.add_scatter(
-        x=[moment(edge) for edge in edges],
-        y=[*rates.tolist(), float(rates[-1])],
-        line={"shape": "hv", "color": BLUE},
-        fill="tozeroy",
-        hovertemplate="%{y:,.0f} tokens/s<extra></extra>",
-        showlegend=False,
+    for begin, finish, tokens in speeds:
+        overlap = np.minimum(edges[1:], finish) - np.maximum(edges[:-1], begin)
+        rates += np.maximum(overlap, 0) * tokens / max(finish - begin, 1e-3)
+    return rates / (edges[1] - edges[0])
+
+
+def moment(seconds: float) -> datetime:
+    """Return a time in UTC, of seconds since 1970."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _stack(attempts: Sequence[PastAttempt], axis: Axis) -> list[list[Bar]]:
+    """Put attempts, by start, into as few rows as they need not to overlap."""
+    rows: list[list[Bar]] = []
+    ends: list[float] = []
+    for attempt in attempts:
+        row = next((n for n, end in enumerate(ends) if end <= attempt.start), len(rows))
+        if row == len(rows):
+            rows.append([])
+            ends.append(0)
+        ends[row] = max(attempt.end, attempt.start)
+        rows[row].append(_bar_of(attempt, axis))
+    return rows
+
+
+def _bar_of(attempt: PastAttempt, axis: Axis) -> Bar:
+    left = axis.percent(attempt.start)
+    width = round(max(axis.percent(attempt.end) - left, LEAST_WIDTH), 3)
+    kind, _, detail = attempt.outcome.partition(":")
+    tip = (
+        f"shard {attempt.shard}, attempt {attempt.number}: {OUTCOMES[kind]}{detail and ':'}{detail}"
+        f" after {duration(attempt.seconds)}; from {moment(attempt.start):%H:%M:%S}"
     )
-    figure.update_xaxes(type="date")
-    figure.update_yaxes(rangemode="tozero")
-    return figure
+    number = attempt.shard.partition("-of-")[0]
+    return Bar(left, width, 0, 100, kind, tip, number if width >= TEXT_WIDTH else "")
 
 
-def draw_map(landscape: Landscape) -> go.Figure:
-    """Draw the embeddings in two dimensions, coloured by length or label; ids on hover."""
-    figure = layout("", "")
-    # Plotly takes text for HTML, of which ids must not be.
-    names = [escape(identifier) for identifier in landscape.ids]
-    colours = palette(landscape.labels or [])
-    for method, points in landscape.maps.items():
-        common = {
-            "x": np.round(points[:, 0], 4).tolist(),
-            "y": np.round(points[:, 1], 4).tolist(),
-            "text": [
-                f"{name}<br>{n} residues"
-                for name, n in zip(names, landscape.lengths.tolist(), strict=True)
-            ],
-            "mode": "markers",
-            "hovertemplate": "%{text}<extra></extra>",
-            "name": method,
-            "visible": method == "PCA",
-        }
-        marker = {"size": 7, "opacity": 0.75, "line": {"width": 0}}
-        if landscape.labels is None:
-            logs = np.log10(landscape.lengths)
-            ticks = np.unique(np.round(np.linspace(logs.min(), logs.max(), 5), 2))
-            marker |= {
-                "color": np.round(logs, 3).tolist(),
-                "colorscale": LENGTH_COLOURS,
-                "showscale": True,
-                "colorbar": {
-                    "title": {"text": "residues"},
-                    "tickvals": ticks.tolist(),
-                    "ticktext": [f"{10**tick:.0f}" for tick in ticks],
-                    "thickness": 12,
-                },
-            }
-        else:
-            marker["color"] = [colours.get(label, GREY) for label in landscape.labels]
-        figure.add_scattergl(**common, marker=marker, showlegend=False)
-    figure.update_layout(margin={"l": 8, "r": 8, "t": 8, "b": 8})
-    figure.update_xaxes(showticklabels=False, zeroline=False)
-    figure.update_yaxes(showticklabels=False, zeroline=False)
-    for label, colour in colours.items():
-        figure.add_scatter(
-            x=[None],
-            y=[None],
-            mode="markers",
-            name=escape(label),
-            marker={"size": 9, "color": colour},
-        )
-    return figure
-
-
-def palette(labels: Sequence[str]) -> dict[str, str]:
-    """Return a colour for each of the most frequent labels; the others have none."""
-    common = Counter(filter(None, labels)).most_common(MOST_LABELS)
-    return {
-        label: f"hsl({360 * place // len(common)}, 65%, 50%)"
-        for place, (label, _) in enumerate(common)
-    }
-
-
-def layout(x: str, y: str, **options: object) -> go.Figure:
-    """Return an empty figure whose page decides on size and colours."""
-    figure = go.Figure()
-    figure.update_layout(
-        template="none",
-        margin={"l": 56, "r": 16, "t": 16, "b": 44},
-        xaxis={"title": {"text": x}},
-        yaxis={"title": {"text": y}},
-        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom"},
-        paper_bgcolor="rgba(0,0,0,0)",
-        plot_bgcolor="rgba(0,0,0,0)",
-        **options,
-    )
-    return figure
-
-
-def place(attempt: PastAttempt) -> str:
-    """Name the host and device that an attempt ran on."""
-    return escape(f"{attempt.host}, {attempt.device}")
-
-
-def moment(seconds: float) -> str:
-    """Write seconds since 1970 as plotly reads times, in UTC."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+def _outline(heights: np.ndarray) -> str:
+    """Return the points of a stepped area, given heights from 0 to 1."""
+    edges = np.linspace(0, 100, len(heights) + 1)
+    steps = [
+        f"{x:.2f},{100 - 100 * height:.2f}"
+        for left, right, height in zip(edges[:-1], edges[1:], heights, strict=True)
+        for x in (left, right)
+    ]
+    return " ".join(["0,100", *steps, "100,100"])

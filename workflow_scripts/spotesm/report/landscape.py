@@ -7,11 +7,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from spotesm.hdf5.reader import Embeddings
+from spotesm.report.colours import Palette, Scale
 from spotesm.report.labels import Labels
+from spotesm.sequences.accessions import accession_of
 
 MOST_POINTS = 5000
 NEIGHBOURS = 8
-LONGEST_ID = 120
+LONGEST_TEXT = 120
 
 
 @dataclass(frozen=True)
@@ -22,8 +24,10 @@ class Landscape:
         rows: (k,) which rows of the file.
         ids: of each.
         lengths: (k,) residues.
-        labels: of each, empty if unknown; or None where no labels were given.
+        accessions: of each, empty where the id has none.
+        labels: of each, empty where it has none; or None where no labels were given.
         maps: by method, (k, 2).
+        variance: shares that the two principal components of the map have of all.
         neighbours: (k, m) places of the nearest in the sample, by cosine, nearest first.
         cosines: (k, m) theirs.
         is_sample: whether there are more records than these.
@@ -31,20 +35,27 @@ class Landscape:
 
     rows: np.ndarray
     ids: list[str]
+    accessions: list[str]
     lengths: np.ndarray
     labels: list[str] | None
     maps: dict[str, np.ndarray]
+    variance: tuple[float, float]
     neighbours: np.ndarray
     cosines: np.ndarray
     is_sample: bool
 
-    def for_browser(self) -> dict:
-        """Return what the page needs to find a protein and its neighbours."""
+    def for_browser(self, colours: Scale | Palette) -> dict:
+        """Return what the page needs to draw the maps, and to find a protein and its neighbours."""
         return {
             "ids": self.ids,
+            "accessions": self.accessions if any(self.accessions) else [],
             "lengths": self.lengths.tolist(),
+            "labels": self.labels,
+            "maps": {name: _between_ones(points).tolist() for name, points in self.maps.items()},
+            "colours": colours.places,
+            "scaled": isinstance(colours, Scale),
             "neighbours": self.neighbours.tolist(),
-            "cosines": np.round(self.cosines, 4).tolist(),
+            "cosines": np.round(self.cosines.astype(np.float64), 3).tolist(),
         }
 
 
@@ -60,17 +71,20 @@ def survey(embeddings: Embeddings, labels: Labels | None) -> Landscape | None:
     values = embeddings[rows].astype(np.float32)
     ids = [embeddings.file["sequence_ids"].asstr()[row] for row in rows]
     neighbours, cosines = find_neighbours(values)
-    maps = {"PCA": project(values)}
+    points, variance = project(values)
+    maps = {"PCA": points}
     if importlib.util.find_spec("umap"):
         import umap
 
         maps["UMAP"] = umap.UMAP(random_state=0).fit_transform(values)
     return Landscape(
         rows=rows,
-        ids=[i if len(i) <= LONGEST_ID else f"{i[:LONGEST_ID]}…" for i in ids],
+        ids=[_shorten(identifier) for identifier in ids],
+        accessions=[accession_of(identifier) or "" for identifier in ids],
         lengths=embeddings.file["lengths"][:][rows],
-        labels=[labels.of.get(identifier, "") for identifier in ids] if labels else None,
+        labels=[_shorten(labels.of.get(identifier, "")) for identifier in ids] if labels else None,
         maps=maps,
+        variance=variance,
         neighbours=neighbours,
         cosines=cosines,
         is_sample=len(rows) < len(embeddings),
@@ -79,19 +93,33 @@ def survey(embeddings: Embeddings, labels: Labels | None) -> Landscape | None:
 
 def choose_rows(n_records: int, labelled: Sequence[int]) -> np.ndarray:
     """Return up to `MOST_POINTS` rows, ascending; up to half of them labelled."""
-    chosen = np.asarray(labelled, np.int64)[_evenly(len(labelled), MOST_POINTS // 2)]
-    return np.union1d(chosen, _evenly(n_records, MOST_POINTS - len(chosen)))
+    labelled = np.asarray(labelled, np.int64)
+    chosen = labelled[_evenly(len(labelled), MOST_POINTS // 2)]
+    others = np.setdiff1d(np.arange(n_records), chosen, assume_unique=True)
+    return np.union1d(chosen, others[_evenly(len(others), MOST_POINTS - len(chosen))])
 
 
 def _evenly(n: int, most: int) -> np.ndarray:
     return np.unique(np.linspace(0, n - 1, min(n, most)).astype(np.int64))
 
 
-def project(values: np.ndarray) -> np.ndarray:
-    """Return the first two principal components of (k, D), (k, 2)."""
+def _shorten(text: str) -> str:
+    return text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT]}…"
+
+
+def _between_ones(points: np.ndarray) -> np.ndarray:
+    """Centre points, and scale both axes alike, so that the wider one is from -1 to 1."""
+    low, high = points.min(0), points.max(0)
+    half = max((high - low).max() / 2, 1e-12)
+    return np.round((points - (low + high) / 2).astype(np.float64) / half, 4)
+
+
+def project(values: np.ndarray) -> tuple[np.ndarray, tuple[float, float]]:
+    """Return the first two principal components of (k, D), (k, 2), and their shares of variance."""
     centred = values - values.mean(0)
-    _, _, directions = np.linalg.svd(centred, full_matrices=False)
-    return centred @ directions[:2].T
+    _, scales, directions = np.linalg.svd(centred, full_matrices=False)
+    shares = scales**2 / max((scales**2).sum(), 1e-30)
+    return centred @ directions[:2].T, (shares[0].item(), shares[1].item())
 
 
 def find_neighbours(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -2,46 +2,31 @@
 
 import csv
 import itertools
-import json
 import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
-from jinja2 import Environment, StrictUndefined, Template, select_autoescape
-from plotly.offline import get_plotlyjs
+from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from spotesm.base.durable import read_json, replacing
 from spotesm.base.text import duration
 from spotesm.hdf5.reader import Embeddings
-from spotesm.report.figures import draw_lengths, draw_map, draw_throughput, draw_timeline
+from spotesm.report.colours import Palette, Scale, colour_by_labels, colour_by_numbers
+from spotesm.report.figures import OUTCOMES, draw_lengths, draw_timeline
 from spotesm.report.labels import Labels, match_labels
-from spotesm.report.landscape import survey
+from spotesm.report.landscape import Landscape, survey
+from spotesm.report.provenance import trace
 from spotesm.request.labels import read_labels
 from spotesm.runs.history import PastAttempt, read_history
+from spotesm.sequences.long_sequences import TRUNCATE
 
 log = logging.getLogger(__name__)
 
 MOST_REJECTED_SHOWN = 500
 MOST_LENGTHS = 1 << 20
 IDS_AT_ONCE = 1 << 16
-PROVENANCE = (
-    "model",
-    "weights",
-    "weights_sha256",
-    "outputs",
-    "layers",
-    "store_dtype",
-    "precision",
-    "long_sequences",
-    "spotesm_version",
-    "torch_version",
-    "python_version",
-    "created",
-    "config",
-)
 
 
 @dataclass(frozen=True)
@@ -65,6 +50,19 @@ class ReportJob:
     output: Path
 
 
+@dataclass(frozen=True)
+class Number:
+    """A number at the top of the page.
+
+    Attributes:
+        is_trivial: whether it says nothing new, and is folded away.
+    """
+
+    name: str
+    value: str
+    is_trivial: bool = False
+
+
 def report_dataset(job: ReportJob) -> None:
     """Write the page; it needs no other file.
 
@@ -74,30 +72,26 @@ def report_dataset(job: ReportJob) -> None:
     summary = read_json(job.summary)
     attempts = read_history(job.checkpoints)
     with Embeddings(job.embeddings) as embeddings:
-        lengths, windowed = read_lengths(embeddings)
+        request = embeddings.request
         labels = find_labels(job, embeddings)
         landscape = survey(embeddings, labels)
-        provenance = {name: show(embeddings.attributes[name]) for name in PROVENANCE}
-    figures = {
-        "lengths": draw_lengths(lengths, windowed),
-        "timeline": draw_timeline(attempts),
-        "throughput": draw_throughput(attempts),
-        "map": draw_map(landscape) if landscape else None,
-    }
-    page = load_template().render(
-        dataset=job.dataset,
-        untrained=summary["untrained"],
-        numbers=collect_numbers(summary, attempts),
-        figures={name: f and json.loads(f.to_json()) for name, f in figures.items()},
-        landscape=landscape and landscape.for_browser(),
-        labels=labels,
-        sampled=landscape and landscape.is_sample,
-        n_records=len(lengths),
-        rejected=list(itertools.islice(read_rejected(job.rejected), MOST_REJECTED_SHOWN)),
-        n_rejected=summary["n_rejected"],
-        provenance=provenance,
-        plotly=get_plotlyjs(),
-    )
+        colours = choose_colours(landscape, labels)
+        page = load_template().render(
+            dataset=job.dataset,
+            summary=summary,
+            model=request.model,
+            key=next(iter(request.select().row_keys), ""),
+            numbers=collect_numbers(summary, attempts),
+            lengths=draw_lengths(*read_lengths(embeddings)),
+            policy=request.long_sequences,
+            timeline=draw_timeline(attempts),
+            labels=labels,
+            landscape=landscape,
+            colours=colours,
+            points=landscape and landscape.for_browser(colours),
+            rejected=list(itertools.islice(read_rejected(job.rejected), MOST_REJECTED_SHOWN)),
+            provenance=trace(embeddings.attributes, job.embeddings),
+        )
     with replacing(job.output) as temporary:
         temporary.write_text(page, encoding="utf-8")
     log.info("%s: %.1f MB", job.output, len(page.encode()) / 1e6)
@@ -106,25 +100,36 @@ def report_dataset(job: ReportJob) -> None:
 def load_template() -> Template:
     """Return the page's template; everything put into it is escaped."""
     environment = Environment(
-        autoescape=select_autoescape(default=True),
+        loader=PackageLoader("spotesm.report", "template"),
+        autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.from_string(
-        files("spotesm.report").joinpath("template.html.j2").read_text("utf-8")
-    )
+    environment.globals["OUTCOMES"] = OUTCOMES
+    environment.tests["scale"] = lambda colours: isinstance(colours, Scale)
+    return environment.get_template("page.html.j2")
 
 
-def read_lengths(embeddings: Embeddings) -> tuple[np.ndarray, np.ndarray]:
-    """Return lengths (n,), and which records were windowed or truncated; evenly chosen if many."""
-    window = json.loads(embeddings.attributes["long_sequences"])
-    step = max(1, len(embeddings) // MOST_LENGTHS)
+def read_lengths(embeddings: Embeddings) -> tuple[np.ndarray, np.ndarray, int, str]:
+    """Return what `draw_lengths` wants; evenly chosen records if they are many."""
+    policy = embeddings.request.long_sequences
+    step = -(-len(embeddings) // MOST_LENGTHS) or 1
     lengths = embeddings.file["lengths"][::step]
-    windowed = embeddings.file["windows"][::step] > 1
-    if window["policy"] == "truncate":
-        windowed |= lengths > window["window"]
-    return lengths, windowed
+    if policy.policy == TRUNCATE:
+        return lengths, lengths > policy.window, policy.window, "truncated"
+    return lengths, embeddings.file["windows"][::step] > 1, policy.window, "in windows"
+
+
+def choose_colours(landscape: Landscape | None, labels: Labels | None) -> Scale | Palette | None:
+    """Colour the map by the labels; by length where there are none."""
+    if landscape is None:
+        if labels:
+            log.warning("there are labels, but no map to colour: it needs three records with a row")
+        return None
+    if labels and landscape.labels:
+        return colour_by_labels(labels.title, landscape.labels)
+    return colour_by_numbers("residues", landscape.lengths.tolist())
 
 
 def find_labels(job: ReportJob, embeddings: Embeddings) -> Labels | None:
@@ -152,33 +157,26 @@ def read_rejected(path: Path) -> Iterator[dict[str, str]]:
         yield from csv.DictReader(tsv, delimiter="\t")
 
 
-def collect_numbers(summary: dict, attempts: Sequence[PastAttempt]) -> list[tuple[str, str]]:
-    """Return what stands at the top of the page: labels and values."""
-    seconds = max(summary["seconds"], 1e-9)
+def collect_numbers(summary: dict, attempts: Sequence[PastAttempt]) -> list[Number]:
+    """Return what stands at the top of the page."""
+    n_records, n_embedded, n_sequences = (
+        summary[name] for name in ("n_records", "n_embedded", "n_sequences")
+    )
+    n_restarts = sum(a.number > 1 for a in attempts)
+    n_twice = max(0, sum(a.computed for a in attempts) - n_sequences)
     gpu_hours = sum(a.seconds for a in attempts if a.device.startswith("cuda")) / 3600
     tokens = sum(tokens for a in attempts for _, _, tokens in a.speeds)
     busy = sum(end - start for a in attempts for start, end, _ in a.speeds)
-    computed = sum(a.computed for a in attempts)
-    numbers = [
-        ("proteins embedded", f"{summary['n_embedded']:,}"),
-        ("records in the input", f"{summary['n_records']:,}"),
-        ("different sequences", f"{summary['n_sequences']:,}"),
-        ("rejected", f"{summary['n_rejected']:,}"),
-        ("residues", f"{summary['n_residues']:,}"),
-        ("dimensions", f"{summary['embedding_dim']:,}"),
-        ("computing time", duration(seconds)),
-        ("restarts", f"{sum(a.number > 1 for a in attempts):,}"),
-        ("computed twice", f"{max(0, computed - summary['n_sequences']):,}"),
+    return [
+        Number("proteins embedded", f"{n_embedded:,}"),
+        Number("dimensions", f"{summary['embedding_dim']:,}"),
+        Number("residues", f"{summary['n_residues']:,}"),
+        Number("computing time", duration(summary["seconds"])),
+        Number("GPU-hours", f"{gpu_hours:,.2f}", is_trivial=not gpu_hours),
+        Number("tokens/s per device", f"{tokens / max(busy, 1e-9):,.0f}", is_trivial=not busy),
+        Number("records in the input", f"{n_records:,}", n_records == n_embedded),
+        Number("rejected", f"{summary['n_rejected']:,}", not summary["n_rejected"]),
+        Number("different sequences", f"{n_sequences:,}", n_sequences == n_embedded),
+        Number("restarts", f"{n_restarts:,}", not n_restarts),
+        Number("computed twice", f"{n_twice:,}", not n_twice),
     ]
-    if busy:
-        numbers.append(("tokens/s per device", f"{tokens / busy:,.0f}"))
-    if gpu_hours:
-        numbers.append(("GPU-hours", f"{gpu_hours:,.2f}"))
-    return numbers
-
-
-def show(value: object) -> str:
-    """Write an attribute as text."""
-    if isinstance(value, np.ndarray):
-        return ", ".join(map(str, value.tolist()))
-    return str(value)
