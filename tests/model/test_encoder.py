@@ -45,6 +45,15 @@ def test_means_are_over_residues_only(
         np.testing.assert_allclose(mean, reference_residues(sequence).mean(0), rtol=0, atol=1e-5)
 
 
+def test_passes_that_others_follow_are_told(fair_esm: esm.model.esm2.ESM2) -> None:
+    told: list[int] = []
+    windows = LongSequences("window", 50, 0, "reject")
+    encoder = Encoder(load(fair_esm), torch.float32, MEAN, windows, on_pass=told.append)
+    batches = [Batch.of([b"M" * 240]), Batch.of([b"MKV"])]  # 52 tokens four times, and 42
+    list(encoder.embed_each(batches, token_budget=110))
+    assert told == [104, 104]
+
+
 @pytest.mark.parametrize("token_budget", [4096, 60])
 def test_windows_are_averaged_residue_by_residue(
     fair_esm: esm.model.esm2.ESM2, reference_residues: Reference, token_budget: int

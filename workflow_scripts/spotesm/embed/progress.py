@@ -70,6 +70,7 @@ class Progress:
     """
 
     def __init__(self, task: "Task", done: np.ndarray, attempt: int) -> None:
+        self.done = done
         self.lengths = lengths = task.shard.lengths
         self.tokens = tokens = task.tokens
         self.device = str(task.device)
@@ -79,6 +80,7 @@ class Progress:
         self.computed = self.rejected = 0
         self.residues_done = int(lengths[done].sum())
         self.tokens_resumed = self.tokens_done = int(tokens[done].sum())
+        self.tokens_within = 0  # of a batch of several passes, those that are through
         self.started, self.clock_started = time.time(), time.monotonic()
         self.last_line = self.last_file = self.clock_started
         self.last_snapshot = self.snapshot()
@@ -96,6 +98,20 @@ class Progress:
         self.rejected += sum(bool(reason) for reason in results.reasons)
         self.residues_done += int(self.lengths[batch].sum())
         self.tokens_done += int(self.tokens[batch].sum())
+        self.tokens_within = 0
+        self._tell()
+
+    def advance_within(self, tokens: int) -> None:
+        """Count tokens of a batch that is not finished: of a protein of many windows, say."""
+        self.tokens_within += tokens
+        self._tell()
+
+    def end(self) -> None:
+        """Tell for the last time; what is not finished does not count."""
+        self.tokens_within = 0
+        self.write()
+
+    def _tell(self) -> None:
         now = time.monotonic()
         if now - self.last_file >= SECONDS_BETWEEN_FILES:
             self.last_file = now
@@ -107,7 +123,9 @@ class Progress:
     def snapshot(self) -> Snapshot:
         """Return how far the attempt is."""
         tokens = int(self.tokens.sum())
-        speed = (self.tokens_done - self.tokens_resumed) / max(self.seconds, 1e-9)
+        # Passes that are run again, for want of memory or precision, may count twice.
+        tokens_done = min(self.tokens_done + self.tokens_within, tokens)
+        speed = (tokens_done - self.tokens_resumed) / max(self.seconds, 1e-9)
         return Snapshot(
             time=time.time(),
             started=self.started,
@@ -122,9 +140,9 @@ class Progress:
             rejected=self.rejected,
             residues_done=self.residues_done,
             tokens=tokens,
-            tokens_done=self.tokens_done,
+            tokens_done=tokens_done,
             tokens_per_second=speed,
-            seconds_to_go=(tokens - self.tokens_done) / speed if speed else None,
+            seconds_to_go=(tokens - tokens_done) / speed if speed else None,
             parts=len(list(self.folder.glob("part-*.pt"))),
         )
 
@@ -154,6 +172,6 @@ class Progress:
         with suppress(OSError):
             temporary.write_text(json.dumps(asdict(now)), encoding="utf-8")
             os.rename(temporary, self.folder / FILE_NAME)
-            if stretch := now.tokens_done - before.tokens_done:
+            if (stretch := now.tokens_done - before.tokens_done) > 0:
                 with open(self.folder / SPEED_FILE_NAME, "a", encoding="utf-8") as file:
                     file.write(f"{json.dumps([before.time, now.time, stretch])}\n")

@@ -50,15 +50,16 @@ def embed_shard(job: ShardJob) -> None:
             ):
                 done = write_done(task, checkpoints, writer, stop)
                 progress = Progress(task, done, attempt.number)
+                remaining = embed_remaining(task, checkpoints, attempt, stop, progress)
                 try:
-                    for batch, results in embed_remaining(task, checkpoints, attempt, stop, done):
+                    for batch, results in remaining:
                         if job.checkpointing:
                             checkpoints.add(results)
                         writer.add(results)
                         progress.advance(batch, results)
                 finally:
                     checkpoints.flush()  # whatever ended the work, what it computed is kept
-                    progress.write()
+                    progress.end()
                 stop.leave_if_asked()
                 writer.finish(
                     task.settings,
@@ -78,15 +79,15 @@ def embed_shard(job: ShardJob) -> None:
 
 
 def embed_remaining(
-    task: Task, checkpoints: Checkpoints, attempt: Attempt, stop: StopRequest, done: np.ndarray
+    task: Task, checkpoints: Checkpoints, attempt: Attempt, stop: StopRequest, progress: Progress
 ) -> Iterator[tuple[np.ndarray, Results]]:
     """Yield the indices and results of one batch after another, until all is done or a stop asked.
 
     What can only be rejected comes first, then, one by one, what was in flight when CUDA failed.
     """
-    if done.all():
+    if progress.done.all():
         return
-    settled = done.copy()
+    settled = progress.done.copy()
     for which, reason in find_hopeless(task, attempt, settled):
         settled[which] = True
         yield which, rejected(task.shard.digests[which], reason)
@@ -95,7 +96,7 @@ def embed_remaining(
     suspects = attempt.suspects[~settled[attempt.suspects]]
     settled[suspects] = True
 
-    encoder = start_encoder(task, checkpoints, stop)
+    encoder = start_encoder(task, checkpoints, stop, progress)
     token_budget = checkpoints.fix_token_budget(
         task.job.tokens_per_batch,
         lambda: choose_token_budget(
@@ -141,7 +142,9 @@ def read_batch(shard: Shard, which: np.ndarray) -> Batch:
     return Batch(shard.read_sequences(which), shard.digests[which])
 
 
-def start_encoder(task: Task, checkpoints: Checkpoints, stop: StopRequest) -> Encoder:
+def start_encoder(
+    task: Task, checkpoints: Checkpoints, stop: StopRequest, progress: Progress
+) -> Encoder:
     """Load the model onto the device."""
     precision = task.request.precision
     encoder = Encoder(
@@ -151,6 +154,7 @@ def start_encoder(task: Task, checkpoints: Checkpoints, stop: StopRequest) -> En
         long_sequences=task.request.long_sequences,
         on_smaller_budget=checkpoints.lower_token_budget,
         check_stop=stop.leave_if_overdue,
+        on_pass=progress.advance_within,
     )
     log.info("%s in %s, %s", task.weights.model, precision, encoder.model.description)
     return encoder

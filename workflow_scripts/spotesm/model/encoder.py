@@ -126,6 +126,7 @@ class Encoder:
         long_sequences: how sequences are cut.
         on_smaller_budget: told the new token budget when memory ran out and it was halved.
         check_stop: called within long work; what it raises ends the work.
+        on_pass: told, after a pass that others of the same batch follow, how many tokens it had.
     """
 
     def __init__(
@@ -136,6 +137,7 @@ class Encoder:
         long_sequences: LongSequences,
         on_smaller_budget: Callable[[int], None] = lambda _: None,
         check_stop: Callable[[], None] = lambda: None,
+        on_pass: Callable[[int], None] = lambda _: None,
     ) -> None:
         self.load_model = load_model
         self.model = load_model(dtype)
@@ -143,6 +145,7 @@ class Encoder:
         self.long_sequences = long_sequences
         self.on_smaller_budget = on_smaller_budget
         self.check_stop = check_stop
+        self.on_pass = on_pass
         sum_in_float32()
 
     def embed_each(
@@ -212,6 +215,8 @@ class Encoder:
             ran = self._try_pass(windows[first:end], model)
             if ran is not None:
                 yield ran
+                if end < len(windows):
+                    self.on_pass(sum(len(window.tokens) for window in windows[first:end]))
                 first = end
                 continue
             # By now the error's traceback is gone, and with it what its frames held on the device.
