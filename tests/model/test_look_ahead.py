@@ -1,106 +1,31 @@
-"""What happens in which order on a GPU, where the next batch is launched before one is collected.
-
-No GPU is needed: the model computes on the CPU and says that it is on CUDA; events and copies to
-the host are stubs that note their order. Values reach the host only when an event is waited for.
-"""
+"""The order of things on a GPU, where the next batch is launched before one is collected."""
 
 import copy
 import logging
 import random
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import esm
+import fake_gpu
 import numpy as np
 import pytest
 import torch
+from fake_gpu import FakeGPU, OnGPU
 from sequences import MEAN, WINDOWED, random_sequence
+from spotesm.base.classification import classify
 from spotesm.base.failures import CUDA_RUNTIME, NOT_FINITE, OUT_OF_MEMORY
-from spotesm.model import encoder as encoder_module
 from spotesm.model.encoder import Batch, Encoder
-from spotesm.model.packed import Activations, PackedESM2
+from spotesm.model.packed import PackedESM2
 from spotesm.model.products import sum_in_float32
-from spotesm.request.outputs import Outputs
 from spotesm.request.results import Results
 
 LENGTHS = ((90, 70), (60, 50), (40, 30), (20, 10))
-Hook = Callable[[torch.Tensor], None]
-
-
-class FakeGPU:
-    """Notes what is asked of it; copies are done when an event that came after them is waited for.
-
-    Attributes:
-        order: what happened, such as `launch 1` and `wait 1`, numbered as they were launched.
-        before: by number of a launch, what to do instead of computing, or before it.
-        room: most tokens that fit.
-    """
-
-    def __init__(self) -> None:
-        self.order: list[str] = []
-        self.before: dict[int, Hook] = {}
-        self.room = 1 << 30
-        self.launches = 0
-        self.pending: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def to_host(self, values: torch.Tensor) -> torch.Tensor:
-        unknown = 1 if values.dtype == torch.bool else torch.nan
-        host = torch.full_like(values, unknown)
-        self.pending.append((host, values))
-        return host
-
-    def event(self, blocking: bool) -> "FakeEvent":
-        assert blocking  # else waiting takes a core
-        return FakeEvent(self)
-
-
-class FakeEvent:
-    def __init__(self, gpu: FakeGPU) -> None:
-        self.gpu = gpu
-
-    def record(self) -> None:
-        self.copies, self.gpu.pending = self.gpu.pending, []
-        self.number = self.gpu.launches
-
-    def synchronize(self) -> None:
-        self.gpu.order.append(f"wait {self.number}")
-        with torch.inference_mode():
-            for host, values in self.copies:
-                host.copy_(values)
-
-
-class OnGPU:
-    """A model that says it is on a GPU."""
-
-    device = torch.device("cuda", 0)
-
-    def __init__(self, model: PackedESM2, gpu: FakeGPU) -> None:
-        self.model, self.gpu = model, gpu
-
-    def __getattr__(self, name: str) -> object:
-        return getattr(self.model, name)
-
-    def __call__(
-        self, tokens: torch.Tensor, lengths: Sequence[int], outputs: Outputs, check: Callable
-    ) -> Activations:
-        self.gpu.launches += 1
-        number = self.gpu.launches
-        self.gpu.order.append(f"launch {number}")
-        if number in self.gpu.before:
-            self.gpu.before[number](tokens)
-        if len(tokens) > self.gpu.room:
-            raise torch.OutOfMemoryError("CUDA out of memory.")
-        return self.model(tokens, lengths, outputs, check)
 
 
 @pytest.fixture
 def gpu(monkeypatch: pytest.MonkeyPatch) -> FakeGPU:
-    gpu = FakeGPU()
-    monkeypatch.setattr(torch.cuda, "Event", gpu.event)
-    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: gpu.order.append("empty"))
-    monkeypatch.setattr(encoder_module, "to_host", gpu.to_host)
-    monkeypatch.setattr(encoder_module, "to_device", lambda x, _: torch.as_tensor(x))
-    return gpu
+    return fake_gpu.install(monkeypatch)
 
 
 @pytest.fixture
@@ -262,7 +187,7 @@ def test_a_device_lost_between_launch_and_collect_is_told(fair_esm, gpu, sequenc
     embedded = start(fair_esm, gpu).embed_each(batches(sequences), 4096)
     with pytest.raises(torch.AcceleratorError) as told:
         collected.extend(embedded)
-    assert encoder_module.classify(told.value) == CUDA_RUNTIME
+    assert classify(told.value) == CUDA_RUNTIME
     # The second batch cannot be read any more: nothing is waited for, nothing tried again.
     assert gpu.order == ["launch 1", "launch 2", "wait 1", "launch 3"]
 

@@ -4,12 +4,14 @@ import logging
 from collections.abc import Sequence
 
 import numpy as np
+import psutil
 import torch
 
+from spotesm.model.encoder import Batch, Encoder
 from spotesm.model.packed import PackedESM2
 from spotesm.request.outputs import Outputs
 from spotesm.sequences.alphabet import tokenise
-from spotesm.sequences.long_sequences import SPECIAL_TOKENS
+from spotesm.sequences.long_sequences import SPECIAL_TOKENS, LongSequences
 
 log = logging.getLogger(__name__)
 
@@ -19,11 +21,13 @@ CPU_LEAST, CPU_MOST = 1024, 4096
 CPU_OPERATIONS_PER_BATCH = {4: 0.7e12, 2: 1.4e12}  # by bytes of a number
 
 # On a GPU, the matrix units are busy from some ten thousand tokens on, or from fewer of a larger
-# model: these operations take a second even on a slow one.
-GPU_LEAST, GPU_MOST = 1024, 1 << 16
+# model: these operations take a second even on a slow one. Less than `GPU_BUSY` starves them.
+GPU_LEAST, GPU_BUSY, GPU_MOST = 1024, 1 << 13, 1 << 16
 GPU_OPERATIONS_PER_BATCH = 50e12
 GPU_PROBE_SEQUENCES = 4
-GPU_SHARE_OF_FREE_MEMORY = 0.7
+SHARE_OF_FREE_MEMORY = 0.7
+# What the host holds of the outputs: two batches in flight, and one that is put together.
+COPIES_ON_HOST = 3
 
 
 def choose_token_budget(model: PackedESM2, outputs: Outputs, window: int) -> int:
@@ -60,24 +64,28 @@ def _operations_per_token(model: PackedESM2) -> int:
     return 24 * model.n_layers * model.embedding_dim**2
 
 
-@torch.inference_mode()
 def _measure_gpu(model: PackedESM2, outputs: Outputs, window: int) -> int:
-    """Run a small batch of the longest sequences, and see what memory a token takes."""
-    device = model.device
-    lengths = [window + SPECIAL_TOKENS] * GPU_PROBE_SEQUENCES
-    tokens = probe_batch(lengths, device)
-    model(tokens, lengths, outputs)
+    """Embed a small batch of the longest sequences, and see what memory a token takes.
+
+    It goes the way of all batches: with the outputs asked for, and their way to the host.
+    """
+    whole = LongSequences("whole", window, 0, "reject")
+    encoder = Encoder(lambda _: model, model.dtype, outputs, whole)
+    batch = Batch.of([b"A" * window] * GPU_PROBE_SEQUENCES)
+    tokens = GPU_PROBE_SEQUENCES * (window + SPECIAL_TOKENS)
+    list(encoder.embed_each([batch], tokens))
     torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated(device)
-    torch.cuda.reset_peak_memory_stats(device)
-    model(tokens, lengths, outputs)
-    per_token = (torch.cuda.max_memory_allocated(device) - before) / len(tokens)
-    free, _ = torch.cuda.mem_get_info(device)
-    tokens = min(
-        GPU_SHARE_OF_FREE_MEMORY * free / per_token,
-        GPU_OPERATIONS_PER_BATCH / _operations_per_token(model),
-    )
-    return _power_of_two(tokens, GPU_LEAST, GPU_MOST)
+    before = torch.cuda.memory_allocated(model.device)
+    torch.cuda.reset_peak_memory_stats(model.device)
+    (results,) = encoder.embed_each([batch], tokens)
+    taken = torch.cuda.max_memory_allocated(model.device) - before
+    free, _ = torch.cuda.mem_get_info(model.device)
+    # Values are rounded to what they are stored in only when they are put together.
+    taken_on_host = COPIES_ON_HOST * results.nbytes * 4 / outputs.dtype.itemsize
+    free_on_host = psutil.virtual_memory().available
+    fit = SHARE_OF_FREE_MEMORY * tokens * min(free / taken, free_on_host / taken_on_host)
+    busy = max(GPU_OPERATIONS_PER_BATCH / _operations_per_token(model), GPU_BUSY)
+    return _power_of_two(min(fit, busy), GPU_LEAST, GPU_MOST)
 
 
 def _power_of_two(value: float, least: int, most: int) -> int:
