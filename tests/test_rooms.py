@@ -34,6 +34,7 @@ LAZY = {
     "__init__.py": {"spotesm.hdf5.reader"},
     "step.py": {"spotesm.embed"},  # faults on demand, for the tests alone
     "model/attention.py": {"torch.nn.attention.varlen"},  # brings torch's compiler
+    "hdf5/frames.py": {"anndata", "pandas"},
     "hdf5/reader.py": {"torch"},
     "report/landscape.py": {"umap"},
     "commands/exports/fair_esm.py": {"torch"},

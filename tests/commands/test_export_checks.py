@@ -13,7 +13,8 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from merged import write_merged
+from merged import SEQUENCE, write_merged
+from sequences import write_fasta
 from spotesm.__main__ import main
 from spotesm.commands.export import FORMATS
 from spotesm.commands.exports import checks, npz, records
@@ -26,6 +27,14 @@ ROWS = np.arange(N * D, dtype=np.float32).reshape(N, D)
 FILES = [name for name, format in FORMATS.items() if not format.is_folder]
 FOLDERS = [name for name, format in FORMATS.items() if format.is_folder]
 ONE_PLACE = [name for name, format in FORMATS.items() if format.place]
+OPTIONS: dict[str, list[str]] = {}  # what each format asks for
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _sequences(tmp_path_factory: pytest.TempPathFactory) -> None:
+    fasta = write_fasta(tmp_path_factory.mktemp("fasta") / "in.fasta", [(i, SEQUENCE) for i in IDS])
+    for name, format in FORMATS.items():
+        OPTIONS[name] = ["--fasta", str(fasta)] if format.needs_fasta else []
 
 
 @pytest.fixture(autouse=True)
@@ -49,7 +58,7 @@ def assert_refused(arguments: list[object], folder: Path, message: str) -> None:
     """The command ends with one line, and leaves the folder as it was."""
     before = state_of(folder)
     with pytest.raises(SystemExit) as caught:
-        main(["export", *map(str, arguments)])
+        main(["export", *map(str, arguments), *OPTIONS.get(arguments[0], [])])
     said = str(caught.value.code)
     assert message in said
     assert "\n" not in said
@@ -118,8 +127,18 @@ def test_the_input_is_never_replaced(
 def test_nor_in_a_linked_folder(file: Path, format: str) -> None:
     output = in_a_linked_folder(file)
     with pytest.raises(SystemExit, match="itself, which would be lost"):
-        main(["export", format, str(file), str(output)])
+        main(["export", format, str(file), str(output), *OPTIONS[format]])
     np.testing.assert_array_equal(Embeddings(file)[:], ROWS)
+
+
+@pytest.mark.parametrize("format", [name for name in FORMATS if FORMATS[name].needs_fasta])
+@pytest.mark.parametrize("place", [0, 1])
+def test_nor_is_a_fasta(file: Path, tmp_path: Path, format: str, place: int) -> None:
+    for name in ("a.fasta", "b.fasta"):
+        (tmp_path / name).write_text(">p\nAC\n")
+    fasta = [tmp_path / "a.fasta", tmp_path / "b.fasta"]
+    arguments = [format, file, fasta[place], "--fasta", fasta[0], "--fasta", fasta[1]]
+    assert_refused(arguments, tmp_path, f"{fasta[place]}: is {fasta[place]} itself")
 
 
 @pytest.mark.parametrize("format", FILES)
@@ -172,7 +191,7 @@ def test_a_device_or_a_pipe_is_not_replaced(file: Path, tmp_path: Path, format: 
     os.mkfifo(tmp_path / "pipe")
     for output in (tmp_path / "pipe", Path("/dev/null")):
         with pytest.raises(SystemExit, match="is no regular file"):
-            main(["export", format, str(file), str(output)])
+            main(["export", format, str(file), str(output), *OPTIONS[format]])
         assert not output.is_file()
 
 
@@ -195,7 +214,7 @@ def test_rights_are_checked_first(file: Path, format: str) -> None:
                 try:
                     os.setgroups([])
                     os.setresuid(65534, 65534, 65534)
-                    main(["export", format, str(folder / file.name), str(output)])
+                    main(["export", format, str(folder / file.name), str(output), *OPTIONS[format]])
                 except SystemExit as end:
                     said = str(end.code)
                 finally:
@@ -234,7 +253,7 @@ def test_ids_that_differ_have_places_of_their_own(tmp_path: Path, format: str) -
     """Whatever is escaped, cut, or a folder's name."""
     ids = ["", "%", "%25", ".", "..", "%2E", "a/b", "a%2Fb", "A/b", "x" * 300, "x" * 301]
     file = write_merged(tmp_path / "embeddings.h5", ids, mean_6=ROWS)
-    main(["export", format, str(file), str(tmp_path / "out")])
+    main(["export", format, str(file), str(tmp_path / "out"), *OPTIONS[format]])
     found = {name: values.tolist() for name, values in read_back(format, tmp_path / "out")}
     assert found == dict(zip(ids, ROWS.tolist(), strict=True))
 
@@ -276,7 +295,7 @@ def test_a_file_system_that_ignores_case_is_noticed(
 @pytest.mark.parametrize("n", [0, 1])
 def test_files_of_no_records_and_of_one(tmp_path: Path, format: str, n: int) -> None:
     file = write_merged(tmp_path / "embeddings.h5", IDS[:n], mean_6=ROWS[:n])
-    main(["export", format, str(file), str(tmp_path / "out")])
+    main(["export", format, str(file), str(tmp_path / "out"), *OPTIONS[format]])
     if format in ONE_PLACE:
         assert len(read_back(format, tmp_path / "out")) == n
 
@@ -354,7 +373,7 @@ def test_damage_met_on_the_way_is_said_in_one_line(tmp_path: Path, format: str) 
     content[place : place + 8] = b"\xff" * 8
     file.write_bytes(content)
     with pytest.raises(SystemExit) as caught:
-        main(["export", format, str(file), str(tmp_path / "x")])
+        main(["export", format, str(file), str(tmp_path / "x"), *OPTIONS[format]])
     assert f"{file}: is damaged" in caught.value.code
     assert "\n" not in caught.value.code
     left = list(tmp_path.rglob("*"))
@@ -370,7 +389,7 @@ def test_without_letters_of_the_ids(tmp_path: Path) -> None:
     bare |= {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
     for format in FORMATS:
         command = [sys.executable, "-m", "spotesm", "export", format, file, folder / f"ß.{format}"]
-        ended = subprocess.run(command, env=bare, capture_output=True)
+        ended = subprocess.run([*command, *OPTIONS[format]], env=bare, capture_output=True)
         assert (ended.returncode, ended.stderr) == (0, b""), format
     with np.load(folder / "ß.npz") as arrays:
         assert arrays["ids"].tolist() == IDS

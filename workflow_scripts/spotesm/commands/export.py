@@ -14,24 +14,30 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from spotesm.base.failures import InputError
+from spotesm.commands.exports.biotrainer import BIOTRAINER
 from spotesm.commands.exports.checks import check_output, check_places
 from spotesm.commands.exports.fair_esm import PT
 from spotesm.commands.exports.format import Format
+from spotesm.commands.exports.h5ad import H5AD
 from spotesm.commands.exports.npz import NPZ
 from spotesm.commands.exports.parquet import PARQUET
 from spotesm.commands.exports.per_protein import H5
 from spotesm.commands.exports.records import Records
+from spotesm.commands.exports.skbio import SKBIO
+from spotesm.commands.exports.text import CSV, TSV
 from spotesm.hdf5.reader import Embeddings, opened
 from spotesm.request.outputs import output_of
 
-FORMATS = {format.name: format for format in (H5, NPZ, PARQUET, PT)}
+FORMATS = {
+    format.name: format for format in (H5, NPZ, PARQUET, CSV, TSV, H5AD, PT, BIOTRAINER, SKBIO)
+}
 
 HELP = "\n".join(
     [
         "Write an embeddings.h5 in a format that other tools read.",
         "",
         "\b",
-        *(f"{format.name:<10}{format.about}" for format in FORMATS.values()),
+        *(f"{format.name:<11}{format.about}" for format in FORMATS.values()),
         "",
         "\b",
         "spotesm export npz results/demo/embeddings.h5 demo.npz",
@@ -47,15 +53,24 @@ HELP = "\n".join(
 @click.option(
     "--key", help="Which output, such as bos/33 or residues/33; `embeddings` if left out."
 )
-def export(format: str, file: Path, output: Path, key: str | None) -> None:
+@click.option(
+    "--fasta",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    help="The dataset's FASTA, for formats that hold sequences; again for each, in order.",
+)
+def export(format: str, file: Path, output: Path, key: str | None, fasta: tuple[Path, ...]) -> None:
     """Write an embeddings.h5 in another format, and say what was written."""
     chosen = FORMATS[format]
+    if chosen.needs_fasta != bool(fasta):
+        needs = "needs the sequences: give --fasta" if chosen.needs_fasta else "takes no --fasta"
+        raise click.UsageError(f"{format} {needs}")
     with opened(file) as embeddings:
         keys = choose_keys(embeddings, chosen, key)
-        check_output(file, output, chosen)
+        check_output([file, *fasta], output, chosen)
         check_places(embeddings, output, chosen)
         with progress(len(embeddings), output) as advance:
-            records = Records(embeddings, keys, advance=advance)
+            records = Records(embeddings, keys, fasta, advance)
             chosen.write(records, output)
         click.echo(f"{output}: {describe(records)}, {count_bytes(output):,} bytes")
 

@@ -20,12 +20,15 @@ import numpy as np
 
 from spotesm.base.failures import InputError
 from spotesm.hdf5.format import is_damage, open_checked
+from spotesm.hdf5.frames import anndata_of, frame_of
 from spotesm.hdf5.ids import TextIndex
 from spotesm.request.outputs import CONTACTS, LOGITS, OUTPUTS, RESIDUES, Key, offsets_of, output_of
 from spotesm.request.request import Request
 from spotesm.sequences.accessions import accession_of
 
 if TYPE_CHECKING:
+    import anndata
+    import pandas
     import torch
 
 Values: TypeAlias = "np.ndarray | torch.Tensor"
@@ -262,12 +265,16 @@ class Embeddings(Sequence):
 
     # -- values ----------------------------------------------------------------------------------
 
-    def __getitem__(self, which: int | str | Rows) -> Values:
+    @property
+    def _row_key(self) -> str:
         if self.key is None:
             raise InputError(
                 f"{self.path}: has no output with one row a record, but {', '.join(self.outputs)}"
             )
-        rows = self.file[self.key]
+        return self.key
+
+    def __getitem__(self, which: int | str | Rows) -> Values:
+        rows = self.file[self._row_key]
         if isinstance(which, slice):
             return self._give(_read_slice(rows, which))
         if isinstance(which, str) or _as_array(which).ndim == 0:
@@ -316,6 +323,14 @@ class Embeddings(Sequence):
         if output.ragged:
             return self._ragged(key, which)
         return self._give(self.file[key][self.row_of(which)])
+
+    def to_pandas(self) -> "pandas.DataFrame":
+        """Return all rows, (N, D), named by id."""
+        return frame_of(self.file, self._row_key)
+
+    def to_anndata(self) -> "anndata.AnnData":
+        """Return all rows as X, others with one row a record in obsm, attributes in uns."""
+        return anndata_of(self.file, self._row_key, self.row_keys)
 
     def _ragged(self, key: str, which: int | str) -> Values:
         if key not in self.outputs:

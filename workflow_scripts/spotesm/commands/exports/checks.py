@@ -1,7 +1,7 @@
 """What must hold before an export writes anything."""
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -14,26 +14,26 @@ from spotesm.hdf5.ids import TextIndex
 from spotesm.hdf5.reader import Embeddings
 
 
-def check_output(source: Path, output: Path, format: Format) -> None:
+def check_output(sources: Sequence[Path], output: Path, format: Format) -> None:
     """Check that an export can be written, and replaces neither what it is made from nor another.
 
     Raises:
         InputError: it cannot, or would; nothing has been written.
     """
     try:
-        problem = _find_problem(source, output, format.is_folder)
+        problem = _find_problem(sources, output, format.is_folder)
     except OSError as error:
         problem = f"cannot be written ({error.strerror}); name another place"
     if problem:
         raise InputError(f"{output}: {problem}")
 
 
-def _find_problem(source: Path, output: Path, is_folder: bool) -> str | None:
+def _find_problem(sources: Sequence[Path], output: Path, is_folder: bool) -> str | None:
     if not output.exists():
         if output.is_symlink():
             return "is a link that leads nowhere; name another place"
-    elif output.samefile(source):
-        return f"is {source} itself, which would be lost; name another file"
+    elif same := [source for source in sources if source.exists() and output.samefile(source)]:
+        return f"is {same[0]} itself, which would be lost; name another file"
     elif is_folder and not output.is_dir():
         return "is a file, but this format makes a folder of files; name a new folder"
     elif not is_folder and output.is_dir():

@@ -20,6 +20,7 @@ class Block:
     Attributes:
         ids: (k,) text.
         lengths: (k,) int32, residues.
+        digests: (k, 16) uint8.
         windows: (k,) int32.
         values: (k, D) where each record has one row, else (r, ...), all of theirs.
         offsets: (k + 1,) int64; the values of record i are `offsets[i]` to `offsets[i + 1]`.
@@ -27,6 +28,7 @@ class Block:
 
     ids: np.ndarray
     lengths: np.ndarray
+    digests: np.ndarray
     windows: np.ndarray
     values: np.ndarray
     offsets: np.ndarray
@@ -77,6 +79,7 @@ class Records:
             yield Block(
                 file["sequence_ids"].asstr()[start:stop],
                 file["lengths"][start:stop],
+                file["digests"][start:stop],
                 file["windows"][start:stop],
                 self.values[offsets[start] : offsets[stop]],
                 offsets[start : stop + 1] - offsets[start],
