@@ -40,9 +40,13 @@ onstart:
     begin_run()
 
 
-# What went wrong, after everything that Snakemake has to say.
+# After everything that Snakemake has to say: where the results are, or what went wrong.
+onsuccess:
+    say_last(describe_results(DATASETS, since=STARTED))
+
+
 onerror:
-    print(explain_failures(since=STARTED), file=sys.stderr)  # which has all letters, in any locale
+    say_last(explain_failures(since=STARTED), logging.ERROR)
 
 
 rule all:

@@ -1,3 +1,4 @@
+import logging
 import os
 import sys
 import time
@@ -5,6 +6,7 @@ import uuid
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 # The library lies beside the rules, whatever folder the workflow runs in.
 sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "workflow_scripts"))
@@ -24,7 +26,7 @@ from spotesm.request.config import (
 from spotesm.request.inputs import choose_shards, find_fasta, know_by_content
 from spotesm.request.labels import read_labels
 from spotesm.request.request import Request
-from spotesm.runs.explain import explain_failures
+from spotesm.runs.explain import describe_results, explain_failures
 
 STARTED = time.time()
 print_any_letter()
@@ -116,6 +118,12 @@ def begin_run():
     """Write down, before any job starts, where the checkpoints of each dataset are."""
     for dataset in DATASETS:
         DatasetPaths.of(dataset).note_checkpoints(config["checkpoint"]["dir"])
+
+
+def say_last(text, level=logging.INFO):
+    """Say something in the end; by way of the logger, so that it follows what has been said."""
+    if text:
+        logger.log(level, text, extra={"last_words": True})
 
 
 wildcard_constraints:

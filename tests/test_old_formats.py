@@ -17,8 +17,9 @@ import pytest
 from spotesm import Embeddings
 from spotesm.base.durable import read_json
 from spotesm.embed.checkpoints import Thresholds, open_checkpoints
+from spotesm.hdf5.check import check_shard
 from spotesm.hdf5.merge import MergeJob, merge_shards
-from spotesm.hdf5.shard_file import ShardWriter, check_shard
+from spotesm.hdf5.shard_file import ShardWriter
 from spotesm.request.outputs import Outputs, output_of
 from spotesm.request.request import Request
 from spotesm.sequences.long_sequences import LongSequences

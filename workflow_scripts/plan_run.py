@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from spotesm.commands.plan import plan_run
 from spotesm.request.request import Request
+from spotesm.runs.estimate import plan_run
 from spotesm.step import step
 
 with step(snakemake.log[0]):

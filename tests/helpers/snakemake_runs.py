@@ -42,6 +42,18 @@ def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(process.args, process.returncode, output)
 
 
+def spotesm(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+    """Run a command in a folder to its end, as a user types it."""
+    return subprocess.run(
+        [sys.executable, "-m", "spotesm", *arguments],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env={**_environment(folder), "PYTHONPATH": str(REPOSITORY / "workflow_scripts")},
+        timeout=WAIT_SECONDS,
+    )
+
+
 def start_snakemake(
     folder: Path,
     *arguments: str,

@@ -13,6 +13,8 @@ from spotesm.base.logs import print_any_letter
 
 # `spotesm X` is the function X of commands/X.py, which is imported when it is called.
 COMMANDS = {
+    "embed": "Embed the proteins of FASTA files.",
+    "plan": "Say what a run will cost.",
     "status": "Show how far a run is.",
     "verify": "Check an embeddings.h5 against its FASTA, and some of its rows against fair-esm.",
     "export": "Write an embeddings.h5 in a format that other tools read.",

@@ -1,170 +1,51 @@
-"""What a run will cost before it starts: records, shards, bytes, and time by a measured probe."""
+"""Say what a run will cost before it starts: the rule plan_run, with nothing else on the screen."""
 
-import io
-import time
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-import psutil
-import torch
-from esm.model.esm2 import ESM2
-from rich import filesize
-from rich.console import Console
-from rich.table import Table
+import click
 
-from spotesm.base.text import duration
-from spotesm.machine.devices import find_device, resolve_precision
-from spotesm.model.budget import choose_token_budget, probe_batch
-from spotesm.model.engines import ENGINES
-from spotesm.request.outputs import CONTACTS, MEAN, Outputs, output_of
-from spotesm.request.request import Request
-from spotesm.sequences.digests import digest_sequence
-from spotesm.sequences.fasta import RejectedSequence, normalise, read_fasta
-from spotesm.sequences.long_sequences import SPECIAL_TOKENS
-
-PROBE_LAYERS = 2
-PROBE_SECONDS = 3.0
-PROBE_RESIDUES = 400  # about the mean length of proteins
-COLUMNS = (
-    "dataset",
-    "records",
-    "rejected",
-    "different",
-    "residues",
-    "longest",
-    "shards",
-    "file",
-    "time",
+from spotesm.commands.workflow import (
+    NOT_KEPT,
+    WithSnakemakeArguments,
+    become,
+    make_configs,
+    merge_configs,
+    snakemake_line,
+    takes_input,
+    write_config,
 )
 
 
-@dataclass(frozen=True)
-class Census:
-    """What an input holds.
+@click.command(cls=WithSnakemakeArguments)
+@click.argument("fasta", nargs=-1)
+@takes_input
+@click.option(
+    "--configfile",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True),
+    help="A config in place of FASTA; config.yaml of the folder if both are left out.",
+)
+def plan(
+    fasta: tuple[str, ...],
+    directory: Path,
+    configfile: Path | None,
+    snakemake: tuple[str, ...],
+    **asked: object,
+) -> None:
+    """Say what a run will cost.
 
-    Attributes:
-        records, rejected: how many records, and how many of them get no row.
-        lengths: (u,) residues of each different sequence.
-        records_of: (u,) records that have it.
+    Records, different sequences, bytes of the file, and time on this device, by a short probe.
+
+    \b
+      spotesm plan my.fasta --model esm2_t36_3B_UR50D
+      spotesm plan --configfile my.yaml
     """
-
-    records: int
-    rejected: int
-    lengths: np.ndarray
-    records_of: np.ndarray
-
-    def without(self, which: np.ndarray) -> "Census":
-        """Return the census with some different sequences, (u,) bool, rejected."""
-        rejected = self.rejected + int(self.records_of[which].sum())
-        return Census(self.records, rejected, self.lengths[~which], self.records_of[~which])
-
-
-def take_census(paths: Sequence[Path]) -> Census:
-    """Read FASTA files once; 24 bytes a different sequence are kept."""
-    seen: dict[bytes, int] = {}
-    lengths: list[int] = []
-    counts: list[int] = []
-    records = rejected = 0
-    for record in read_fasta(paths):
-        records += 1
-        try:
-            sequence = normalise(record).sequence
-        except RejectedSequence:
-            rejected += 1
-            continue
-        digest = digest_sequence(sequence)[:8]
-        place = seen.setdefault(digest, len(lengths))
-        if place == len(lengths):
-            lengths.append(len(sequence))
-            counts.append(0)
-        counts[place] += 1
-    return Census(records, rejected, np.array(lengths, np.int64), np.array(counts, np.int64))
-
-
-def count_bytes(census: Census, request: Request) -> int:
-    """Return the bytes of the values in the merged file, before compression."""
-    outputs, dim = request.select(), request.architecture.embedding_dim
-    seen = request.long_sequences.count_seen(census.lengths)
-    sides = request.long_sequences.longest_window(census.lengths)
-    windows = request.long_sequences.count_windows(census.lengths)
-    numbers = 0
-    for key in outputs.keys:
-        output = output_of(key)
-        # What windows share is averaged, but for contacts, which stay one map a window.
-        rows = windows * output.rows(sides) if output.name == CONTACTS else output.rows(seen)
-        numbers += int((rows * census.records_of).sum()) * (output.width or dim)
-    return numbers * outputs.dtype.itemsize
-
-
-@torch.inference_mode()
-def measure_speed(request: Request, device: torch.device) -> float:
-    """Return tokens/s on `device`, from a few layers of random numbers."""
-    architecture, window = request.architecture, request.long_sequences.window
-    # ESM-1b and ESM-1v cost what an ESM-2 of their shape does.
-    probe = ESM2(PROBE_LAYERS, architecture.embedding_dim, architecture.attention_heads)
-    model = ENGINES[request.engine](probe, device, getattr(torch, request.precision))
-    few = Outputs((MEAN,), (PROBE_LAYERS,))
-    length = min(window, PROBE_RESIDUES) + SPECIAL_TOKENS
-    lengths = [length] * max(1, choose_token_budget(model, few, window) // length)
-    tokens = probe_batch(lengths, device)
-    model(tokens, lengths, few)
-    passes, start = 0, time.perf_counter()
-    while time.perf_counter() - start < PROBE_SECONDS:
-        float(model(tokens, lengths, few).hidden[PROBE_LAYERS][0, 0])  # waits for the device
-        passes += 1
-    seconds_of_probe = (time.perf_counter() - start) / passes
-    layers = (
-        request.select().depth(architecture.layers) if model.stops_early else architecture.layers
-    )
-    return len(tokens) / (seconds_of_probe * max(layers, 1) / PROBE_LAYERS)
-
-
-def plan_run(datasets: dict[str, list[Path]], shards: int, request: Request) -> str:
-    """Return a table of what each dataset costs on one device of this machine.
-
-    Args:
-        datasets: protein FASTA files by dataset.
-        shards: pieces of each dataset.
-    """
-    # A shard's job starts as this process did: Python, and the same imports.
-    seconds_to_start = time.time() - psutil.Process().create_time()
-    device = find_device()
-    request = request.resolve(resolve_precision(request.precision, device))
-    speed = measure_speed(request, device)
-    table = Table(box=None, pad_edge=False)
-    for name in COLUMNS:
-        table.add_column(name, justify="left" if name == "dataset" else "right")
-    for dataset, paths in datasets.items():
-        census = take_census(paths)
-        census = census.without(request.long_sequences.rejects(census.lengths))
-        tokens = int(request.long_sequences.count_tokens(census.lengths).sum())
-        table.add_row(
-            dataset,
-            f"{census.records:,}",
-            f"{census.rejected:,}",
-            f"{len(census.lengths):,}",
-            f"{int((census.lengths * census.records_of).sum()):,}",
-            f"{census.lengths.max(initial=0):,}",
-            str(shards),
-            str(filesize.decimal(count_bytes(census, request))),
-            duration(tokens / speed + shards * seconds_to_start),
-        )
-    console = Console(width=120, record=True, file=io.StringIO())
-    console.print(table)
-    return (
-        f"{request.model} in {request.precision} on one {describe_device(device)}: about "
-        f"{speed:,.0f} tokens/s "
-        f"(measured on {PROBE_LAYERS} of its {request.architecture.layers} layers),\n"
-        f"and {seconds_to_start:.0f} s to start each shard.\n\n"
-        f"{console.export_text()}\n"
-        "Several devices share the time, up to one a shard. Repeated sequences are computed once."
-    )
-
-
-def describe_device(device: torch.device) -> str:
-    """Name the device."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return f"CPU with {torch.get_num_threads()} threads"
+    if fasta and configfile:
+        raise click.UsageError("Give FASTA or --configfile, not both.")
+    if not fasta and any(asked.values()):
+        raise click.UsageError("Without FASTA, only --configfile and --directory have an effect.")
+    configs = [configfile] if configfile else []
+    if fasta:
+        configs = [directory / NOT_KEPT]
+        made = make_configs(fasta, directory, **asked)
+        write_config(merge_configs(made.values()), directory / NOT_KEPT)
+    become([*snakemake_line(configs, directory, [], quiet=True), "plan_run", *snakemake])

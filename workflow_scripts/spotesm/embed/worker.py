@@ -15,7 +15,8 @@ from spotesm.embed.attempts import Attempt, journal_attempt
 from spotesm.embed.checkpoints import Checkpoints, open_checkpoints
 from spotesm.embed.progress import Progress
 from spotesm.embed.task import ShardJob, Task
-from spotesm.hdf5.shard_file import ShardWriter, check_shard
+from spotesm.hdf5.check import check_shard
+from spotesm.hdf5.shard_file import ShardWriter
 from spotesm.machine.devices import lease_device
 from spotesm.machine.preemption import StopRequest
 from spotesm.model.batching import plan_batches

@@ -235,49 +235,6 @@ def _read_ragged(file: h5py.File, key: str, spans: dict, records: np.ndarray) ->
     return Ragged(np.concatenate(values), sizes)
 
 
-def check_shard(path: Path, shard: Shard, settings: dict) -> None:
-    """Check that a shard file holds finite rows or a reason for each record of `shard`.
-
-    Ragged values are checked for being there; the merge, which reads them all, checks that they
-    are finite.
-
-    Raises:
-        IncompleteError: it does not, or was computed with other settings.
-    """
-    try:
-        with h5py.File(path, "r", locking=False) as file:
-            problem = _find_problem(file, shard, settings)
-    except (OSError, KeyError) as error:
-        problem = f"is not a whole shard file ({error})"
-    if problem:
-        raise IncompleteError(f"{path}: {problem}")
-
-
-def _find_problem(file: h5py.File, shard: Shard, settings: dict) -> str | None:
-    if json.loads(file.attrs["fingerprint"]) != settings:
-        return "was computed with other settings"
-    if not np.array_equal(file["ordinals"], shard.ordinals):
-        return "does not hold the records of its FASTA"
-    expected = as_bytes(shard.digests)[shard.sequence_of_record]
-    if not np.array_equal(file["digests"], expected):
-        return "does not hold the sequences of its FASTA"
-    embedded = read_reasons(file, slice(None))[0] == ""
-    if (file["windows"][:][embedded] < 1).any():
-        return "has records without results"
-    spans = read_spans(file)
-    for key in file.attrs["ragged_keys"]:
-        starts, sizes = spans[group_of(key)]
-        first, end = starts[embedded], (starts + sizes)[embedded]
-        if (first < 0).any() or (end <= first).any() or (end > len(file[key])).any():
-            return f"does not hold {key} of every record"
-    for key in file.attrs["row_keys"]:
-        for start in range(0, len(embedded), ROWS_AT_ONCE):
-            rows = slice(start, start + ROWS_AT_ONCE)
-            if not np.isfinite(file[key][rows][embedded[rows]]).all():
-                return f"holds values of {key} that are not finite"
-    return None
-
-
 def _in_blocks(items: Iterable[str]) -> Iterator[list[str]]:
     items = iter(items)
     while block := list(itertools.islice(items, ROWS_AT_ONCE)):

@@ -90,7 +90,7 @@ def _take_shorthands(config: dict) -> None:
         )
     datasets = config["datasets"]
     if isinstance(datasets, str):
-        datasets = {re.sub(r"[^A-Za-z0-9_-]+", "-", _stem(datasets)).strip("-"): datasets}
+        datasets = {dataset_name(datasets): datasets}
     if isinstance(datasets, dict):
         config["datasets"] = {_name_of_dataset(name): paths for name, paths in datasets.items()}
     for key in ("outputs", "layers"):
@@ -98,9 +98,11 @@ def _take_shorthands(config: dict) -> None:
             config[key] = [config[key]]
 
 
-def _stem(path: str) -> str:
-    """Return the name of a file without folders and without what tells its type."""
-    return re.sub(r"\.(gz|bz2|xz|zst)$", "", Path(path).name).rpartition(".")[0] or Path(path).name
+def dataset_name(path: str) -> str:
+    """Return the name of the dataset of a FASTA that was given none: its stem, in safe letters."""
+    file = Path(path).name
+    stem = re.sub(r"\.(gz|bz2|xz|zst)$", "", file).rpartition(".")[0] or file
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")
 
 
 def _name_of_dataset(name: object) -> str:

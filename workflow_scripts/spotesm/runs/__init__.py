@@ -1,1 +1,1 @@
-"""What runs leave behind: attempts, errors."""
+"""What runs cost, and what they leave behind: attempts, errors."""

@@ -1,10 +1,27 @@
-"""What went wrong, in one block: the last error of every job of a run that failed."""
+"""How a run ended: where its results are, or the last error of every job that failed."""
 
+from collections.abc import Iterable
 from pathlib import Path
 
+from spotesm.base.durable import read_json
 from spotesm.base.journal import Journal
 from spotesm.base.logs import last_error
 from spotesm.base.paths import RESULTS, DatasetPaths
+from spotesm.hdf5.merge import describe
+
+
+def describe_results(datasets: Iterable[str], since: float, results: Path = RESULTS) -> str:
+    """Return two lines for each dataset that is done: its file in numbers, and its report.
+
+    Args:
+        since: reports that have not been written after this time (seconds since 1970) are old.
+    """
+    found = [DatasetPaths.of(name, results) for name in datasets]
+    return "\n".join(
+        f"{describe(read_json(paths.summary))}\nreport: {paths.report}"
+        for paths in found
+        if paths.report.exists() and paths.report.stat().st_mtime >= since
+    )
 
 
 def explain_failures(since: float, results: Path = RESULTS) -> str:
@@ -31,9 +48,16 @@ def explain_failures(since: float, results: Path = RESULTS) -> str:
 def name_of(log: Path, results: Path = RESULTS) -> str:
     """Return what a log is of: rule, shard and dataset."""
     parts = log.relative_to(results).with_suffix("").parts
-    dataset, (rule, *shard) = parts[0], parts[parts.index("logs") + 1 :]
-    of_dataset = f" of {dataset}" if dataset != "logs" else ""
+    rule, *shard = parts[parts.index("logs") + 1 :]
+    dataset = dataset_of(log, results)
+    of_dataset = f" of {dataset}" if dataset else ""
     return f"{rule}{of_dataset}" if not shard else f"{rule}, shard {shard[0]}{of_dataset}"
+
+
+def dataset_of(log: Path, results: Path = RESULTS) -> str:
+    """Return the dataset that a log is about; empty if it is about the whole run."""
+    first = log.relative_to(results).parts[0]
+    return "" if first == "logs" else first
 
 
 def failure_type(log: Path, results: Path) -> str:

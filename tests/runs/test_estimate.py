@@ -7,9 +7,9 @@ import pytest
 import torch
 from sequences import write_fasta
 from shards import make_request
-from spotesm.commands import plan
-from spotesm.commands.plan import count_bytes, plan_run, take_census
 from spotesm.request.outputs import OUTPUTS
+from spotesm.runs import estimate
+from spotesm.runs.estimate import count_bytes, plan_run, take_census
 from spotesm.sequences.long_sequences import LongSequences
 
 RECORDS = [("a", "MKV" * 30), ("b", "ACD"), ("c", "acd"), ("bad", "A*C"), ("d", "W" * 45)]
@@ -61,8 +61,8 @@ def test_bytes_are_those_of_the_datasets(
 def test_the_table_names_datasets_and_their_cost(
     fasta: Path, monkeypatch: pytest.MonkeyPatch, policy: str, expected: list[str]
 ) -> None:
-    monkeypatch.setattr(plan, "measure_speed", lambda *_: 1e9)
-    monkeypatch.setattr(plan.psutil.Process, "create_time", lambda _: time.time() - 100)
+    monkeypatch.setattr(estimate, "measure_speed", lambda *_: 1e9)
+    monkeypatch.setattr(estimate.psutil.Process, "create_time", lambda _: time.time() - 100)
     text = make_plan(fasta, engine="packed", policy=policy)
     row = next(line.split() for line in text.splitlines() if line.startswith("mine"))
     assert row[:9] == expected
@@ -71,7 +71,7 @@ def test_the_table_names_datasets_and_their_cost(
 
 @pytest.mark.parametrize("engine", ["packed", "reference"])
 def test_the_speed_is_measured(fasta: Path, monkeypatch: pytest.MonkeyPatch, engine: str) -> None:
-    monkeypatch.setattr(plan, "PROBE_SECONDS", 0.05)
+    monkeypatch.setattr(estimate, "PROBE_SECONDS", 0.05)
     text = make_plan(fasta, engine=engine, policy="window")
     speed = int(re.search(r"about ([\d,]+) tokens/s", text)[1].replace(",", ""))
     assert 100 < speed < 1_000_000
@@ -85,9 +85,9 @@ def test_layers_that_do_not_run_take_no_time(
     monkeypatch: pytest.MonkeyPatch, engine: str, layers: tuple[int, ...], expected: float
 ) -> None:
     clock = itertools.count()  # each look a second later: every pass takes as long
-    monkeypatch.setattr(plan.time, "perf_counter", lambda: next(clock))
+    monkeypatch.setattr(estimate.time, "perf_counter", lambda: next(clock))
     speeds = [
-        plan.measure_speed(
+        estimate.measure_speed(
             make_request(engine=engine, layers=own, precision="float32"), torch.device("cpu")
         )
         for own in (layers, (6,))

@@ -1,0 +1,170 @@
+"""Damage, systematically: each dataset, each attribute, each value of a file is changed in turn.
+
+What a check does not notice is named as harmless here, with the reason.
+"""
+
+import gzip
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from spotesm.base.durable import read_json
+from spotesm.base.failures import UserError
+from spotesm.commands.verify import check
+from spotesm.embed.checkpoints import Thresholds, open_checkpoints
+from spotesm.hdf5 import shard_file
+from spotesm.hdf5.check import check_shard
+from spotesm.hdf5.reader import Embeddings
+from spotesm.sequences.sharding import Shard
+
+DATA = Path(__file__).parents[1] / "data/format-1"
+A_FINITE_VALUE = "a finite value: only computing it again can tell, as `verify --rows` does"
+HARMLESS_IN_A_SHARD = {
+    ("reasons", "[2]"): "a phrase for people follows the keyword here",
+    "windows": "of an embedded record, any number from 1 on can be right: memory decides",
+    **dict.fromkeys(("mean/0", "mean/6", "bos/0", "bos/6"), A_FINITE_VALUE),
+    **dict.fromkeys(("residues/0", "residues/6"), A_FINITE_VALUE),
+    **dict.fromkeys(("logits/values", "contacts/values"), A_FINITE_VALUE),
+    **dict.fromkeys(
+        [(f"{group}/starts", "[2]") for group in ("residues", "logits", "contacts")],
+        "of a rejected record, which has no values",
+    ),
+    "@weights": "where the weights came from; their sha256 is compared",
+    "@n_computed": "how the work went",
+    "@n_resumed": "how the work went",
+    "@attempts": "how the work went",
+    "@seconds": "how the work went",
+}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A whole shard, its parts, and the merged file; fewer rows fit into a block than there are."""
+    monkeypatch.setattr(shard_file, "ROWS_AT_ONCE", 3)
+    shutil.copytree(DATA, tmp_path / "whole")
+    for packed in (tmp_path / "whole").glob("*.gz"):
+        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+    return tmp_path / "whole"
+
+
+def places(n: int) -> list[int]:
+    return sorted({0, n // 2, n - 1}) if n else []
+
+
+def other(value: object) -> object:
+    """Something else of the same type."""
+    match value:
+        case bytes() | str():
+            return value + type(value)(b"x" if isinstance(value, bytes) else "x")
+        case np.bool_() | bool():
+            return not value
+        case np.ndarray() | np.floating() | np.integer() | int() | float():
+            return value + 1
+    raise AssertionError(f"cannot change {value!r}")
+
+
+def datasets_of(path: Path) -> list[str]:
+    found: list[str] = []
+    with h5py.File(path) as file:
+        file.visititems(lambda name, x: found.append(name) if isinstance(x, h5py.Dataset) else None)
+    return found
+
+
+def changes_of(path: Path) -> Iterator[tuple[str, str]]:
+    """Apply each change to a copy, `changed.h5`; yield what was changed, and how."""
+    copy = path.with_name("changed.h5")
+    for name in datasets_of(path):
+        with h5py.File(path) as file:
+            n = len(file[name])
+        for place in places(n):
+            shutil.copy(path, copy)
+            with h5py.File(copy, "r+") as file:
+                file[name][place] = other(file[name][place])
+            yield name, f"[{place}]"
+        shutil.copy(path, copy)
+        with h5py.File(copy, "r+") as file:
+            values = file[name][:-1]
+            dtype = file[name].dtype
+            del file[name]
+            file.create_dataset(name, data=values, dtype=dtype)
+        yield name, "one shorter"
+        shutil.copy(path, copy)
+        with h5py.File(copy, "r+") as file:
+            del file[name]
+        yield name, "gone"
+    with h5py.File(path) as file:
+        attributes = list(file.attrs)
+    for name in attributes:
+        shutil.copy(path, copy)
+        with h5py.File(copy, "r+") as file:
+            value = file.attrs[name]
+            if isinstance(value, np.ndarray) and value.dtype == object:
+                value[-1] = value[-1] + "x"
+                file.attrs[name] = value
+            else:
+                file.attrs[name] = other(value)
+        yield f"@{name}", "changed"
+        shutil.copy(path, copy)
+        with h5py.File(copy, "r+") as file:
+            del file.attrs[name]
+        yield f"@{name}", "gone"
+
+
+def unnoticed_in_a_shard(folder: Path) -> Iterator[tuple[str, str]]:
+    shard, settings = Shard.index(folder / "1-of-1.fasta"), read_json(folder / "fingerprint.json")
+    check_shard(folder / "1-of-1.h5", shard, settings)
+    for name, how in changes_of(folder / "1-of-1.h5"):
+        try:
+            check_shard(folder / "changed.h5", shard, settings)
+        except UserError as error:
+            assert "changed.h5: " in str(error)
+        else:
+            yield name, how
+
+
+def test_a_changed_shard_file_is_noticed(folder: Path) -> None:
+    for name, how in unnoticed_in_a_shard(folder):
+        assert {name, (name, how)} & HARMLESS_IN_A_SHARD.keys(), (name, how)
+        assert how.startswith("[") or name.startswith("@"), (name, how)
+
+
+@pytest.mark.parametrize("key", ["mean/0", "mean/6", "bos/6"])
+@pytest.mark.parametrize("row", [0, 3, -1])  # row 2 is of a rejected record
+@pytest.mark.parametrize("column", [0, 4, -1])
+def test_one_value_that_is_not_finite_is_noticed(
+    folder: Path, key: str, row: int, column: int
+) -> None:
+    with h5py.File(folder / "1-of-1.h5", "r+") as file:
+        values = file[key][row]
+        values[column] = np.nan
+        file[key][row] = values
+    settings = read_json(folder / "fingerprint.json")
+    with pytest.raises(UserError, match=f"values of {key} that are not finite"):
+        check_shard(folder / "1-of-1.h5", Shard.index(folder / "1-of-1.fasta"), settings)
+
+
+@pytest.mark.parametrize("name", ["1-of-1.h5", "embeddings.h5", "part"])
+def test_a_truncated_file_is_noticed(folder: Path, name: str) -> None:
+    """Cut at every 4 KiB, and a byte before the end."""
+    path = next(folder.glob("part-*.pt")) if name == "part" else folder / name
+    content = path.read_bytes()
+    shard, settings = Shard.index(folder / "1-of-1.fasta"), read_json(folder / "fingerprint.json")
+    for size in [*range(0, len(content), 4096), len(content) - 1]:
+        path.unlink()
+        path.write_bytes(content[:size])
+        if name == "part":
+            with open_checkpoints(folder, settings, Thresholds(1, 1, 1)) as checkpoints:
+                list(checkpoints.read_parts())
+            assert (folder / "set-aside" / path.name).exists()
+            path.touch()
+            continue
+        with pytest.raises(UserError, match=name):
+            if name == "embeddings.h5":
+                with Embeddings(path) as embeddings:
+                    rejected = folder / "rejected.tsv"
+                    check(embeddings, [folder / "in.fasta"], rejected, 0, None, None)
+            else:
+                check_shard(path, shard, settings)

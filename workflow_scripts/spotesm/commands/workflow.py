@@ -1,0 +1,284 @@
+"""From FASTA and options to a config, and to the Snakemake line that runs the workflow by it."""
+
+import os
+import shlex
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import click
+import yaml
+
+from spotesm.base.durable import replacing
+from spotesm.base.failures import ConfigError, UserError
+from spotesm.base.paths import REPOSITORY, SCHEMA, DatasetPaths, is_own_weights
+from spotesm.request.config import Dataset, check_config, dataset_name, expand_path, own_files
+from spotesm.request.inputs import find_fasta
+
+NOT_KEPT = Path(".snakemake/spotesm-config.yaml")  # the config of what leaves nothing behind
+HEADER = """\
+# Written by `spotesm embed`; every other key has its default. To edit it and run it again, from the
+# folder that results lies in: snakemake --configfile THIS_FILE, with the other options as before.
+"""
+SETTINGS = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))["properties"]
+DEFAULT_MODEL = SETTINGS["model"]["properties"]["name"]["default"]
+
+
+class WithSnakemakeArguments(click.Command):
+    """A command that passes on, as `snakemake`, what follows `--`."""
+
+    def collect_usage_pieces(self, context: click.Context) -> list[str]:
+        """Name them in the line of usage."""
+        return [*super().collect_usage_pieces(context), "[-- SNAKEMAKE ARGUMENTS]"]
+
+    def parse_args(self, context: click.Context, arguments: list[str]) -> list[str]:
+        """Set them apart."""
+        own, theirs = arguments, []
+        if "--" in arguments:
+            place = arguments.index("--")
+            own, theirs = arguments[:place], arguments[place + 1 :]
+        rest = super().parse_args(context, own)
+        context.params["snakemake"] = tuple(theirs)
+        return rest
+
+
+def _split(_: click.Context, parameter: click.Parameter, text: str | None) -> list | None:
+    """Take a list that is written with commas."""
+    if text is None:
+        return None
+    words = [word.strip() for word in text.split(",")]
+    if parameter.name == "outputs":
+        return words
+    try:
+        return list(map(int, words))
+    except ValueError as error:
+        raise click.BadParameter(f"{text!r}: give numbers, such as 0,33 or -1") from error
+
+
+INPUT_OPTIONS = (
+    click.option("--name", help="The dataset's name; that of the file if left out."),
+    click.option("--each", is_flag=True, help="Make a dataset of each FASTA, named like its file."),
+    click.option(
+        "--nucleotide",
+        is_flag=True,
+        help="Contigs or reads: embed the proteins of their six frames.",
+    ),
+    click.option(
+        "--model",
+        metavar="NAME",
+        help=f"esm2_t6_8M_UR50D to esm2_t48_15B_UR50D, ESM-1b or ESM-1v; {DEFAULT_MODEL} if left "
+        "out.",
+    ),
+    click.option(
+        "--weights",
+        metavar="PATH",
+        help="pretrained (downloaded once; if left out), untrained (random, to try it offline), or "
+        "a file of your own.",
+    ),
+    click.option(
+        "--outputs",
+        metavar="LIST",
+        callback=_split,
+        help="Of mean (if left out), bos, residues, logits, contacts, such as mean,residues.",
+    ),
+    click.option(
+        "--layers",
+        metavar="LIST",
+        callback=_split,
+        help="Of which layers, such as 0,33; -1, the last, if left out.",
+    ),
+)
+DIRECTORY = click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default=Path(),
+    help="Where results, checkpoints and weights go; the current folder if left out.",
+)
+
+
+def takes_input(command: Callable) -> Callable:
+    """Give a command the options that say what is computed, and where."""
+    for option in reversed((*INPUT_OPTIONS, DIRECTORY)):
+        command = option(command)
+    return command
+
+
+# -- the config ------------------------------------------------------------------------------------
+
+
+def make_configs(
+    fasta: Sequence[str],
+    directory: Path,
+    name: str | None = None,
+    each: bool = False,
+    nucleotide: bool = False,
+    weights: str | None = None,
+    **asked: object,
+) -> dict[str, dict]:
+    """Return the config of each dataset, checked, with what was given and nothing else.
+
+    Paths are relative to `directory` where they lie below it, else absolute.
+
+    Args:
+        asked: model, outputs and layers; None for what was not given.
+
+    Raises:
+        UserError: something given is wrong.
+    """
+    configs = {}
+    for dataset, files in _datasets(fasta, name, each).items():
+
+        def config_with(
+            place: Callable[[str], str], dataset: str = dataset, files: list[str] = files
+        ) -> dict:
+            own = place(weights) if weights and is_own_weights(weights) else weights
+            paths = [place(file) for file in files]
+            return _make_config(dataset, paths, nucleotide, weights=own, **asked)
+
+        checked = check_config(config_with(_absolute))
+        find_fasta(Dataset.of_config(checked, dataset).fasta, dataset)
+        own_files(checked)
+        configs[dataset] = config_with(lambda path: _seen_from(directory, path))
+    return configs
+
+
+def merge_configs(configs: Iterable[Mapping]) -> dict:
+    """Return one config for datasets whose other settings are the same."""
+    merged: dict = {"datasets": {}}
+    for config in configs:
+        merged = {**config, "datasets": {**merged["datasets"], **config["datasets"]}}
+    return merged
+
+
+def _datasets(fasta: Sequence[str], name: str | None, each: bool) -> dict[str, list[str]]:
+    """Return the FASTA files of each dataset."""
+    if not each:
+        if len(fasta) > 1 and not name:
+            raise click.UsageError(
+                "Several FASTA: --name makes one dataset of them, --each a dataset of each."
+            )
+        return {name or dataset_name(fasta[0]): list(fasta)}
+    if name:
+        raise click.UsageError("--each names the datasets like their files; leave out --name.")
+    datasets: dict[str, list[str]] = {}
+    for file in find_fasta(fasta, "--each"):
+        (other,) = datasets.setdefault(dataset_name(file), [file])
+        if other != file:
+            raise ConfigError(
+                f"{other} and {file} would both be the dataset {dataset_name(file)}; rename "
+                "one, or embed it alone with --name"
+            )
+    return datasets
+
+
+def _make_config(
+    dataset: str,
+    paths: list[str],
+    nucleotide: bool,
+    model: str | None,
+    weights: str | None,
+    outputs: list[str] | None,
+    layers: list[int] | None,
+) -> dict:
+    fasta: object = paths if len(paths) > 1 else paths[0]
+    config: dict = {
+        "datasets": {dataset: {"fasta": fasta, "alphabet": "nucleotide"} if nucleotide else fasta}
+    }
+    # ESM-1's models have no other engine.
+    engine = "reference" if model and model.startswith("esm1") else None
+    of_model = {"name": model, "weights": weights, "engine": engine}
+    if of_model := {key: value for key, value in of_model.items() if value}:
+        config["model"] = of_model
+    return config | {key: v for key, v in (("outputs", outputs), ("layers", layers)) if v}
+
+
+def _absolute(path: str) -> str:
+    return os.path.abspath(expand_path(path, path))
+
+
+def _seen_from(directory: Path, path: str) -> str:
+    """Return a path as the workflow that runs in `directory` is to see it."""
+    absolute = _absolute(path)
+    below = os.path.relpath(absolute, os.path.abspath(directory))
+    return absolute if below.startswith(("..", "~")) else below
+
+
+def keep_config(config: Mapping, dataset: str, directory: Path) -> Path:
+    """Write a dataset's config to `results/NAME/config.yaml`; another one is kept beside it."""
+    path = directory / DatasetPaths.of(dataset).folder / "config.yaml"
+    if path.exists():
+        if _same_config(path, config):
+            return path
+        kept = next(
+            other
+            for number in range(1, sys.maxsize)
+            if not (other := path.with_name(f"config.{number}.yaml")).exists()
+        )
+        os.rename(path, kept)
+        click.echo(f"{path} says something else; it is kept as {kept}", err=True)
+    write_config(config, path)
+    return path
+
+
+def write_config(config: Mapping, path: Path) -> None:
+    """Write a config, durably."""
+    text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
+    with replacing(path) as temporary:
+        temporary.write_text(f"{HEADER}{text}", encoding="utf-8")
+
+
+def _same_config(path: Path, config: Mapping) -> bool:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) == config
+    except (yaml.YAMLError, UnicodeDecodeError):
+        return False
+
+
+# -- the line --------------------------------------------------------------------------------------
+
+
+def snakemake_line(
+    configs: Sequence[Path], directory: Path, options: Sequence[str], quiet: bool
+) -> list[str]:
+    """Return the command that runs the workflow; targets may follow it."""
+    line = [sys.executable, "-m", "snakemake"]
+    if configs:
+        line += ["--configfile", *map(str, configs)]
+    if quiet:
+        line += ["--logger", "spotesm"]
+    if directory != Path():
+        line += ["--directory", str(directory)]
+    return [*line, *options, "--snakefile", str(REPOSITORY / "Snakefile")]
+
+
+def find_profile(name: str) -> list[str]:
+    """Return the option for a profile: one of the repository's by name, or a folder.
+
+    Raises:
+        UserError: there is no such profile, or what it needs is not installed.
+    """
+    known = sorted(path.parent.name for path in REPOSITORY.glob("profiles/*/config.yaml"))
+    folder = REPOSITORY / "profiles" / name if name in known else Path(name)
+    config = folder / "config.yaml"
+    if not config.is_file():
+        raise UserError(
+            f"--profile {name}: there is none of that name ({', '.join(known)}), and no {config}"
+        )
+    executor = (yaml.safe_load(config.read_text(encoding="utf-8")) or {}).get("executor", "local")
+    plugin = f"snakemake_executor_plugin_{executor.replace('-', '_')}"
+    if executor != "local" and not find_spec(plugin):
+        needs = folder / "requirements.txt"
+        what = f"-r {needs}" if needs.exists() else plugin.replace("_", "-")
+        raise UserError(
+            f"--profile {name}: jobs go by {executor}, whose plugin is missing; install it: "
+            f"{sys.executable} -m pip install {what}"
+        )
+    return ["--workflow-profile", str(folder.resolve())]
+
+
+def become(line: Sequence[str]) -> None:
+    """Say the command, and become it."""
+    click.echo(shlex.join(line), err=True)
+    sys.stdout.flush()
+    os.execv(line[0], line)
