@@ -8,16 +8,20 @@ import h5py
 import numpy as np
 import pytest
 from sequences import random_sequence, write_fasta
+from shards import make_request
 from spotesm.base.failures import IncompleteError
 from spotesm.hdf5 import shard_file
-from spotesm.hdf5.shard_file import ShardWriter, check_shard
+from spotesm.hdf5.check import check_shard
+from spotesm.hdf5.shard_file import ShardWriter
 from spotesm.request.outputs import Outputs
 from spotesm.request.results import Ragged, Results, rejected
 from spotesm.sequences.reasons import Reason
 from spotesm.sequences.sharding import Shard, split_fasta
 
 N, DIM, BATCH = 40, 4, 7
-SETTINGS = {"weights_sha256": "x"}
+SETTINGS = make_request(outputs=("mean", "residues"), layers=(6,), precision="float32").fingerprint(
+    "0"
+)
 OUTPUTS = Outputs(("mean", "residues"), (6,))
 PLACES = (0, N // 2, N - 1)
 
