@@ -289,6 +289,25 @@ def test_rejected_records_beyond_the_first_are_counted(
     assert re.findall(r'<td class="id">(bad\d)</td>', page) == ["bad0", "bad1", "bad2"]
 
 
+@pytest.mark.parametrize(
+    ("n_rejected", "said"),
+    [(0, "1 contig was not translated.</p>"), (1, "1 contig was not translated. 1 record has no")],
+)
+def test_contigs_that_were_not_translated_are_counted(
+    job: ReportJob, n_rejected: int, said: str
+) -> None:
+    lines = "4\tcontig4\ttranslate\tempty\tno bases\n" + "7\tx\tsplit\tempty\tnone\n" * n_rejected
+    job.rejected.write_text("ordinal\tid\tstage\treason\tdetail\n" + lines)
+    counts = {"n_rejected_contigs": 1, "n_rejected": n_rejected, "rejected": {"empty": n_rejected}}
+    job.summary.write_text(json.dumps(json.loads(job.summary.read_text()) | counts))
+    report_dataset(job)
+    page = re.sub(r"\s+", " ", job.output.read_text()).replace(" </p>", "</p>")
+    assert said in page
+    assert (
+        re.findall(r'<td class="id">(contig4|x)</td>', page) == ["contig4", "x"][: 1 + n_rejected]
+    )
+
+
 # -- in a browser ----------------------------------------------------------------------------------
 
 in_browser = pytest.mark.skipif(not CHROMIUM, reason="Chromium is missing")

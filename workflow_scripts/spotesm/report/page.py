@@ -1,6 +1,5 @@
 """One HTML page on a dataset: what was computed, how it went, what it looks like. No network."""
 
-import csv
 import itertools
 import logging
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ from spotesm.report.provenance import trace
 from spotesm.request.labels import read_labels
 from spotesm.runs.history import PastAttempt, read_history
 from spotesm.sequences.long_sequences import TRUNCATE
+from spotesm.sequences.rejected import read_rejected
 
 log = logging.getLogger(__name__)
 
@@ -141,7 +141,7 @@ def find_labels(job: ReportJob, embeddings: Embeddings) -> Labels | None:
     if job.labels is None:
         return None
     given = read_labels(job.labels)
-    rejected = (row["id"] for row in read_rejected(job.rejected))
+    rejected = (line.id for line in read_rejected(job.rejected))
     return match_labels(given, iterate_ids(embeddings), rejected, job.dataset)
 
 
@@ -149,12 +149,6 @@ def iterate_ids(embeddings: Embeddings) -> Iterator[str]:
     """Yield all ids in order, without holding them all."""
     for start in range(0, len(embeddings), IDS_AT_ONCE):
         yield from embeddings.file["sequence_ids"].asstr()[start : start + IDS_AT_ONCE]
-
-
-def read_rejected(path: Path) -> Iterator[dict[str, str]]:
-    """Yield the rejected records."""
-    with open(path, newline="", encoding="utf-8") as tsv:
-        yield from csv.DictReader(tsv, delimiter="\t")
 
 
 def collect_numbers(summary: dict, attempts: Sequence[PastAttempt]) -> list[Number]:
