@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from spotesm.model.attention import choose_attention
 from spotesm.model.contacts import ContactMaps
 from spotesm.model.products import FusedProducts, Products, choose_products
+from spotesm.model.regions import Regions, choose_regions
 from spotesm.model.transfers import to_device
 from spotesm.request.outputs import CONTACTS, LOGITS, Outputs
 
@@ -63,6 +64,7 @@ class PackedESM2(nn.Module):
         self.attention = choose_attention(device, dtype)
         self.products = choose_products(device, dtype)
         self.rotations = Rotations(self.head_dim, device)
+        self.regions = choose_regions(device, dtype, self.embedding_dim, model.attention_heads)
         self.description = f"packed, {self.attention.__name__}, {self.products.__name__}"
         scale = TOKEN_DROPOUT_SCALE if model.token_dropout else 1.0
         self.embedding = nn.Parameter(model.embed_tokens.weight.detach() * scale)
@@ -98,10 +100,11 @@ class PackedESM2(nn.Module):
         depth = outputs.depth(self.n_layers)
         for number, layer in enumerate(self.layers[:depth], start=1):
             before_layer()
-            query, key, value = layer.before_attention(x, rotation, products)
+            query, key, value = layer.before_attention(x, rotation, products, self.regions)
             if CONTACTS in outputs:
                 maps.add_layer(number - 1, query, key)
-            x = layer.after_attention(x, attend(query, key, value), products)
+            attended = attend(query, key, value)
+            x = layer.after_attention(x, attended, products, self.regions)
             if number in outputs.layers:
                 hidden[number] = x
         if depth == self.n_layers:
@@ -135,22 +138,24 @@ class PackedLayer(nn.Module):
         self.contract = layer.fc2.to(dtype)
 
     def before_attention(
-        self, x: Tensor, rotation: Tensor, products: Products | FusedProducts
+        self, x: Tensor, rotation: Tensor, products: Products | FusedProducts, regions: Regions
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Map (T, D) float32 to queries, keys and values, (T, heads, head_dim) each."""
-        normed = self.attention_norm(x).to(self.dtype)
+        norm = self.attention_norm
+        normed = regions.norm(x, norm.weight, norm.bias, norm.eps, self.dtype)
         qkv = products.linear(normed, self.qkv_weight, self.qkv_bias)
         qkv = qkv.unflatten(1, (3, self.heads, -1))
-        query, key = rotate_(qkv[:, :2], rotation).unbind(1)
+        query, key = regions.rotate(qkv[:, :2], rotation).unbind(1)
         return query, key, qkv[:, 2]
 
     def after_attention(
-        self, x: Tensor, attended: Tensor, products: Products | FusedProducts
+        self, x: Tensor, attended: Tensor, products: Products | FusedProducts, regions: Regions
     ) -> Tensor:
         """Return (T, D) float32 plus what attention and the feed-forward network say."""
         out, expand, contract = self.attention_out, self.expand, self.contract
-        x = x + products.linear(attended.flatten(1), out.weight, out.bias)
-        normed = self.feed_forward_norm(x).to(self.dtype)
+        norm = self.feed_forward_norm
+        said = products.linear(attended.flatten(1), out.weight, out.bias)
+        x, normed = regions.add_norm(x, said, norm.weight, norm.bias, norm.eps)
         wide = products.linear_gelu(normed, expand.weight, expand.bias)
         return x.add_(products.linear(wide, contract.weight, contract.bias))
 
@@ -183,13 +188,3 @@ class Rotations:
             self.table = torch.stack([angles.cos(), angles.sin()], dim=-1).to(self.device)
         places = np.concatenate([np.arange(length) for length in lengths])
         return self.table[to_device(places, self.device)]
-
-
-def rotate_(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn queries and keys, (T, 2, heads, head_dim) of paired features, by their places.
-
-    Overwrites `x` where it is float32.
-    """
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
-    turned = pairs.mul_(torch.view_as_complex(rotation[:, None, None]))
-    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
