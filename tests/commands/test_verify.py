@@ -469,15 +469,6 @@ def test_files_that_are_no_embeddings(dataset: Dataset, tmp_path: Path) -> None:
         assert not (tmp_path / "x.npz").exists()
 
 
-def test_a_file_that_is_being_written(dataset: Dataset) -> None:
-    with h5py.File(dataset.file, "a"):
-        command = [sys.executable, "-m", "spotesm", "verify", dataset.file, dataset.fasta]
-        environment = {**os.environ, "PYTHONPATH": str(Path(verify.__file__).parents[2])}
-        ended = subprocess.run(command, env=environment, capture_output=True, text=True)
-    assert ended.returncode == 1
-    assert ended.stderr == f"{dataset.file}: another program is writing it; wait for its end\n"
-
-
 def test_damage_in_the_middle_of_a_file(dataset: Dataset) -> None:
     with h5py.File(dataset.file, "a") as file:
         values = file["bos/6"][:]

@@ -34,8 +34,6 @@ def open_checked(path: Path) -> h5py.File:
     try:
         file = h5py.File(path, "r", locking=False)
     except (OSError, RuntimeError) as error:
-        if "lock file" in str(error):
-            raise InputError(f"{path}: another program is writing it; wait for its end") from error
         raise InputError(
             f"{path}: cannot be read as HDF5, it is truncated or damaged ({error}); name an "
             "embeddings.h5"

@@ -115,11 +115,11 @@ class Index:
             )
         return cls(keys, rows)
 
-    def rows_of_id(self, identifier: str) -> np.ndarray:
-        """Return the rows, ascending, whose id may be this one."""
+    def candidates(self, identifier: str) -> list[int]:
+        """Return the rows that may have an id, ascending: other ids may share its key."""
         key = np.uint64(int.from_bytes(hash_text(identifier), "big"))
         first, end = (np.searchsorted(self._keys["id"], key, side) for side in ("left", "right"))
-        return np.sort(self._rows["id"][first:end])
+        return self._rows["id"][first:end].tolist()  # ascending, as equal keys were sorted by row
 
     def rows_of_digests(self, digests: np.ndarray) -> np.ndarray:
         """Return a row, (k,) int64, that may have each digest (k, 16) uint8; -1 where none has."""
