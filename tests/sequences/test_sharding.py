@@ -99,9 +99,17 @@ def test_what_is_deleted_or_unknown_is_counted_and_warned_of(
         ("d", "MKV"),
         ("e", "jj"),
         ("f", "x"),
+        ("g", "XMK"),
     ]
     shards, counts, _ = split([write_fasta(tmp_path / "in", records)], tmp_path)
-    assert sorted(s for shard in shards for _, _, s in shard) == ["MKV", "MKV", "X", "XX", "XXX"]
+    assert sorted(s for shard in shards for _, _, s in shard) == [
+        "MKV",
+        "MKV",
+        "X",
+        "XMK",
+        "XX",
+        "XXX",
+    ]
     assert (counts["n_removed_characters"], counts["n_unknown_proteins"]) == (3, 3)
     assert "3 gaps and blanks inside sequences were removed" in caplog.text
     assert "3 proteins are of X alone" in caplog.text

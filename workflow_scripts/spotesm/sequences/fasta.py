@@ -181,7 +181,7 @@ class _FastaFile:
                 )
             if self.n_lines == 1:
                 line = line.removeprefix(BOM)
-            if line.startswith(">"):
+            if line[:1] == ">":
                 if self.in_record:
                     yield Record(header[0], "".join(lines).encode("latin-1"), header[1])
                 header, lines = self._read_header(line), []

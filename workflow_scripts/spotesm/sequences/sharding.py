@@ -29,6 +29,7 @@ COUNTS = (
     "n_unknown_proteins",
     "n_like_nucleotides",
 )
+UNKNOWN = ord("X")
 BASES = b"ACGTUN"
 SEVERAL_BASES = b"RYSWKMBDHVX"  # the codes for several, few in real nucleotides
 MOST_SEVERAL = 0.1
@@ -126,16 +127,17 @@ def _open_replacing(stack: ExitStack, path: Path) -> BinaryIO:
 
 def is_unknown(sequence: bytes) -> bool:
     """Whether nothing is known of any of its residues."""
-    return sequence.count(b"X") == len(sequence)
+    return sequence[0] == UNKNOWN and sequence.count(UNKNOWN) == len(sequence)
 
 
 def is_like_nucleotides(sequence: bytes) -> bool:
     """Whether a normalised sequence is made of the letters of DNA or RNA alone, and not short."""
+    # Nearly all proteins show by their first residues that they are some.
+    if len(sequence) < LEAST_BASES or sequence[:LEAST_BASES].strip(BASES + SEVERAL_BASES):
+        return False
     others = sequence.translate(None, delete=BASES)
-    return (
-        len(sequence) >= LEAST_BASES
-        and len(others) <= MOST_SEVERAL * len(sequence)
-        and not others.translate(None, delete=SEVERAL_BASES)
+    return len(others) <= MOST_SEVERAL * len(sequence) and not others.translate(
+        None, delete=SEVERAL_BASES
     )
 
 
