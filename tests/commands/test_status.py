@@ -1,6 +1,7 @@
 """What `make status` says, over files as jobs leave them, and over a real job that is killed."""
 
 import json
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -13,9 +14,12 @@ from rich.console import Console
 from sequences import write_fasta
 from shards import make_job, run, running, wait_until
 from spotesm.__main__ import main
+from spotesm.base.paths import DatasetPaths
 from spotesm.base.text import duration
 from spotesm.commands import status
 from spotesm.embed.progress import Snapshot
+from spotesm.runs.explain import explain_failures
+from spotesm.runs.history import read_history
 from spotesm.runs.state import ShardStatus, read_run
 
 NOW = Snapshot(
@@ -147,3 +151,146 @@ def test_a_real_job_that_is_killed_and_resumed(tmp_path: Path, weights_manifest:
     assert run(job) == 0
     after = told()
     assert (after.state, after.share, after.restarts) == ("done", 1.0, 2)
+
+
+# -- files of crashes, of other versions, of others ------------------------------------------------
+
+FOREIGN = {
+    "empty": b"",
+    "text": b"hello\n",
+    "half a line": b'{"event": "start", "host": "node1", "pi',
+    "no text": b"\xff\xfe\x00\n\x00",
+    "null": b"null\n",
+    "a list": b"[1, 2]\n",
+    "a number": b"5\n",
+    "no event": b'{"host": "node1"}\n',
+    "an odd event": b'{"event": 5}\n{"event": ["start"]}\n{"event": null}\n',
+    "unknown event": b'{"event": "paused", "host": "node1", "pid": 42}\n',
+    "a bare start": b'{"event": "start"}\n',
+    "a bare stop": b'{"event": "start"}\n{"event": "stopped"}\n',
+    "a bare failure": b'{"event": "start"}\n{"event": "failed"}\n',
+    "odd values": b'{"event": "start", "host": 7, "pid": "42", "time": 3}\n'
+    b'{"event": "failed", "type": ["x"], "host": null}\n',
+    "odd times": b'{"event": "start", "time": "yesterday"}\n{"event": "stopped", "time": null}\n',
+    "one good line": b'garbage\n{"event": "start", "host": "node1", "pid": 42}\n{"event": "sto',
+}
+
+
+@pytest.mark.parametrize("name", ["journal.jsonl", "progress.json", "speed.jsonl"])
+@pytest.mark.parametrize("content", FOREIGN)
+@pytest.mark.parametrize("number", [1, 2, 5, 8])
+def test_foreign_files_of_a_shard(
+    results: Path, number: int, content: str, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoints = results / "d/checkpoints"
+    (checkpoints / f"{number}-of-8" / name).write_bytes(FOREIGN[content])
+    main(["status", "--results", str(results)])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 10
+    assert [len(line.split("\t")) for line in lines] == [len(status.HEADER)] * 10
+    read_history(checkpoints)
+    explain_failures(0, results)
+
+
+ODD_PROGRESS = [
+    *({field: value} for field in vars(NOW) for value in ([], "x", None)),
+    *({"seconds_to_go": value} for value in (float("nan"), float("inf"), -5.0, 1e300)),
+    *({"tokens_per_second": value} for value in (float("nan"), float("inf"), 7)),
+    *({"tokens": 0, "tokens_done": 0}, {"of_a_newer_version": 1}, {"time": 1e18}, {"time": -1.0}),
+]
+
+
+@pytest.mark.parametrize("odd", ODD_PROGRESS, ids=repr)
+def test_odd_progress(results: Path, odd: dict, capsys: pytest.CaptureFixture[str]) -> None:
+    told = {**vars(NOW), "time": time.time(), **odd}
+    (results / "d/checkpoints/2-of-8/progress.json").write_text(json.dumps(told))
+    main(["status", "--results", str(results)])
+    row = capsys.readouterr().out.splitlines()[2].split("\t")
+    assert row[:2] == ["d", "2-of-8"]
+    assert row[2] in ("running", "silent")
+    if "of_a_newer_version" in odd:
+        assert row[3:5] == ["50%", "500"]
+
+
+@pytest.mark.parametrize("field", list(vars(NOW)))
+def test_progress_of_another_version_is_no_progress(results: Path, field: str) -> None:
+    told = {**vars(NOW), "time": time.time()}
+    del told[field]
+    (results / "d/checkpoints/2-of-8/progress.json").write_text(json.dumps(told))
+    shard = read_run(results)[1]
+    assert (shard.state, shard.share, shard.detail) == ("running", None, "node1")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"text", b"{", b"[]", b"null", b'"x"', b"{}", b'{"checkpoints": 5}', b"\xff"]
+)
+def test_a_foreign_note_of_where_checkpoints_are(results: Path, content: bytes) -> None:
+    expected = read_run(results)
+    (results / "d/checkpoints.json").write_bytes(content)
+    assert [shard.state for shard in read_run(results)] == [shard.state for shard in expected]
+    DatasetPaths(results / "d").note_checkpoints("scratch")
+    assert json.loads((results / "d/checkpoints.json").read_text()) == {"checkpoints": "scratch/d"}
+
+
+@pytest.mark.parametrize("where", ["results", ".", "..", "../results", "../../elsewhere/results"])
+def test_from_any_folder(
+    results: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """Where the checkpoints are is written down relative to the folder of the run."""
+    run = tmp_path / "elsewhere"
+    run.mkdir()
+    shutil.move(results, run / "results")
+    shutil.move(run / "results/d/checkpoints", run / "scratch" / "d")
+    DatasetPaths(run / "results/d").note_checkpoints("scratch")
+    start = {"results": run, ".": run / "results", "..": run / "results/d"}
+    monkeypatch.chdir(start.get(where, run / "results"))
+    states = [shard.state for shard in read_run(Path(where))]
+    expected = ["waiting", "running", "silent", "preempted", "failed", "done", "running", "running"]
+    assert states == expected
+
+
+@pytest.mark.parametrize("number", [2, 5, 6])
+@pytest.mark.parametrize(
+    "content", [b"", b"text", b"\x89HDF\r\n\x1a\n", "no datasets", "a scalar", "odd attribute"]
+)
+def test_foreign_files_in_the_place_of_a_shard_s(
+    results: Path, number: int, content: bytes | str
+) -> None:
+    path = results / f"d/shards/{number}-of-8.h5"
+    path.unlink(missing_ok=True)
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    else:
+        with h5py.File(path, "w") as file:
+            if content != "no datasets":
+                file["ordinals"] = 5 if content == "a scalar" else np.arange(3)
+                file.attrs["n_embedded"] = "x" if content == "odd attribute" else 2
+    shard = read_run(results)[number - 1]
+    assert (shard.state, shard.rejected) == ("done", 0)
+
+
+def test_what_is_no_shard_is_passed_over(results: Path) -> None:
+    expected = read_run(results)
+    for name in ("a-of-b.fasta", "x.fasta", "1-of-.fasta", "-of-.fasta", "1-of-8.fasta.tmp"):
+        (results / "d/shards" / name).write_text("")
+    (results / "text").write_text("")
+    (results / "d/checkpoints/a-of-b").mkdir()
+    (results / "d/checkpoints/mine.txt").write_text("")
+    assert read_run(results) == expected
+    assert len(read_history(results / "d/checkpoints")) == 0  # no event here has a time
+
+
+@pytest.mark.parametrize("made", ["missing", "a file", "empty", "no shards"])
+def test_no_run_here(tmp_path: Path, made: str) -> None:
+    folder = tmp_path / "x"
+    if made == "a file":
+        folder.write_text("mine")
+    elif made != "missing":
+        (folder / ("d/shards" if made == "no shards" else "")).mkdir(parents=True)
+    for options in ([], ["--watch"]):
+        with pytest.raises(SystemExit) as caught:
+            main(["status", "--results", str(folder), *options])
+        assert (
+            caught.value.code
+            == f"{folder}: no shards of a run here; is this the folder of the run?"
+        )

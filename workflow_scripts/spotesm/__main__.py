@@ -58,13 +58,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(error.exit_code)
     except (click.Abort, KeyboardInterrupt):
         sys.exit(130)
-    except BrokenPipeError:  # such as by `| head`; Python must not flush into it once more
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
     except UserError as error:
         sys.exit(str(error))
     except Exception as error:
         fault = explain_host_fault(error)
+        if fault is None and isinstance(error, OSError) and error.errno:
+            sys.exit(f"{error.filename or spotesm.name}: {error.strerror}")
+        if isinstance(error, MemoryError):
+            sys.exit(f"memory has run out ({error}); run it where there is more")
         if fault is None:
             raise
         print(fault, file=sys.stderr, flush=True)

@@ -43,15 +43,17 @@ class Journal:
         return file.read(1) == b"\n"
 
     def read(self) -> list[dict]:
-        """Return all lines, oldest first; what a crash cut short is left out."""
+        """Return all events, oldest first; what a crash cut short, or is none, is left out."""
         if not self.path.exists():
             return []
         entries = []
         for line in self.path.read_bytes().splitlines():
             try:
-                entries.append(json.loads(line))
+                entry = json.loads(line)
             except ValueError:
                 continue
+            if isinstance(entry, dict) and isinstance(entry.get("event"), str):
+                entries.append(entry)
         return entries
 
     def read_since_completed(self) -> list[dict]:

@@ -3,6 +3,9 @@
 What Snakemake must see as a pattern stays in the rules; everybody else asks here.
 """
 
+import os
+import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,6 +16,7 @@ SCHEMA = REPOSITORY / "rules" / "config.schema.yaml"
 
 RESULTS = Path("results")
 WEIGHTS = Path("resources/weights")
+_SHARD = re.compile(r"([0-9]+)-of-[0-9]+")
 
 # Instead of a path, as where weights come from.
 UNTRAINED, PRETRAINED = "untrained", "pretrained"
@@ -56,16 +60,15 @@ class DatasetPaths:
     @property
     def shards(self) -> list[Path]:
         """The FASTA of each shard, in order; `shard_file` is what becomes of it."""
-        return sorted(self.folder.glob("shards/*-of-*.fasta"), key=shard_order)
+        return in_shard_order(self.folder.glob("shards/*.fasta"))
 
     @property
     def checkpoints(self) -> Path:
         """The folder with the checkpoints of the shards, as the last run wrote it down."""
-        try:
-            noted = Path(read_json(self._note)["checkpoints"])
-        except FileNotFoundError:
+        noted = self._read_note().get("checkpoints")
+        if not isinstance(noted, str):
             return self.folder / "checkpoints"
-        return self.folder.parents[1] / noted
+        return Path(os.path.abspath(self.folder)).parent.parent / noted
 
     def checkpoints_in(self, directory: str | None) -> Path:
         """Return where checkpoints go, given `checkpoint: dir`."""
@@ -74,17 +77,26 @@ class DatasetPaths:
     def note_checkpoints(self, directory: str | None) -> None:
         """Write down where they go, so that nobody needs to be told."""
         wanted = {"checkpoints": str(self.checkpoints_in(directory))}
-        if not self._note.exists() or read_json(self._note) != wanted:
+        if self._read_note() != wanted:
             write_json(self._note, wanted)
+
+    def _read_note(self) -> dict:
+        """Return what was written down; nothing if that is not there, or foreign."""
+        try:
+            note = read_json(self._note)
+        except (FileNotFoundError, ValueError):
+            return {}
+        return note if isinstance(note, dict) else {}
 
     @property
     def _note(self) -> Path:
         return self.folder / "checkpoints.json"
 
 
-def shard_order(path: Path) -> int:
-    """Return a shard's number, from 1; its files and folders are named `3-of-16`."""
-    return int(path.name.partition("-of-")[0])
+def in_shard_order(paths: Iterable[Path]) -> list[Path]:
+    """Sort files or folders of shards, which are named `3-of-16`; others are left out."""
+    named = [(_SHARD.fullmatch(path.stem), path) for path in paths]
+    return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
 
 
 def shard_file(fasta: Path) -> Path:

@@ -67,4 +67,4 @@ def failure_type(log: Path, results: Path) -> str:
     paths = DatasetPaths(results / log.relative_to(results).parts[0])
     events = Journal(paths.checkpoints / log.stem / "journal.jsonl").read()
     failed = events and events[-1]["event"] == "failed"
-    return f" [{events[-1]['type']}]" if failed else ""
+    return f" [{events[-1].get('type')}]" if failed else ""

@@ -5,10 +5,11 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 
 from spotesm.base.journal import Journal
-from spotesm.base.paths import shard_order
+from spotesm.base.paths import in_shard_order
 from spotesm.embed.progress import SPEED_FILE_NAME
 
 ENDS = ("stopped", "failed", "completed")
@@ -44,15 +45,15 @@ class PastAttempt:
 
 def read_history(checkpoints: Path) -> list[PastAttempt]:
     """Return all attempts at all shards, by shard and time."""
-    folders = sorted(checkpoints.glob("*-of-*"), key=shard_order)
+    folders = in_shard_order(checkpoints.glob("*-of-*"))
     return [attempt for folder in folders for attempt in _read_attempts(folder)]
 
 
 def _read_attempts(folder: Path) -> Iterator[PastAttempt]:
     speeds = list(_read_speeds(folder))
-    events = Journal(folder / "journal.jsonl").read()
+    events = [event for event in Journal(folder / "journal.jsonl").read() if _is_dated(event)]
     starts = [place for place, event in enumerate(events) if event["event"] == "start"]
-    for place, following in zip(starts, [*starts[1:], len(events)], strict=True):
+    for place, following in pairwise([*starts, len(events)]):
         begin = events[place]
         start = _seconds(begin["time"])
         later = _seconds(events[following]["time"]) if following < len(events) else float("inf")
@@ -63,12 +64,12 @@ def _read_attempts(folder: Path) -> Iterator[PastAttempt]:
             outcome, end = ends[-1]["event"], _seconds(ends[-1]["time"])
             computed = ends[-1].get("computed", 0)
             if outcome == "failed":
-                outcome = f"failed: {ends[-1]['type']}"
+                outcome = f"failed: {ends[-1].get('type')}"
         yield PastAttempt(
             shard=folder.name,
-            number=begin["attempt"],
-            host=begin["host"],
-            device=begin["device"],
+            number=begin.get("attempt", place + 1),
+            host=str(begin.get("host", "")),
+            device=str(begin.get("device", "")),
             start=start,
             end=end,
             outcome=outcome,
@@ -78,11 +79,19 @@ def _read_attempts(folder: Path) -> Iterator[PastAttempt]:
 
 
 def _read_speeds(folder: Path) -> Iterator[tuple[float, float, int]]:
-    with suppress(FileNotFoundError), open(folder / SPEED_FILE_NAME, encoding="utf-8") as file:
+    with suppress(FileNotFoundError), open(folder / SPEED_FILE_NAME, "rb") as file:
         for line in file:
-            with suppress(ValueError, TypeError):  # what a crash cut short
+            with suppress(ValueError, TypeError, OverflowError):  # cut short by a crash, or foreign
                 start, end, tokens = json.loads(line)
-                yield start, end, tokens
+                yield float(start), float(end), int(tokens)
+
+
+def _is_dated(event: dict) -> bool:
+    """Whether an event says when it was, as ours do."""
+    try:
+        return bool(_seconds(event["time"]))
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def _seconds(time: str) -> float:

@@ -3,7 +3,8 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from math import isfinite
 from pathlib import Path
 
 import h5py
@@ -90,7 +91,7 @@ def read_run(results: Path = RESULTS) -> list[ShardStatus]:
 
 def read_shard(dataset: str, shard: str, output: Path, checkpoints: Path) -> ShardStatus:
     """Return the state of one shard, from its output, its journal and its progress."""
-    events = Journal(checkpoints / "journal.jsonl").read()
+    events = read_events(checkpoints)
     restarts = max(0, count_last_starts(events) - 1)
     if output.exists():
         return ShardStatus(
@@ -103,18 +104,19 @@ def read_shard(dataset: str, shard: str, output: Path, checkpoints: Path) -> Sha
     rejected = now.rejected if now else 0
     known = {"share": share, "restarts": restarts, "rejected": rejected}
     last = events[-1]
+    host = str(last.get("host", ""))
     match last["event"]:
         case "stopped":
-            return ShardStatus(dataset, shard, "preempted", last["host"], **known)
+            return ShardStatus(dataset, shard, "preempted", host, **known)
         case "failed":
-            return ShardStatus(dataset, shard, "failed", last["type"], **known)
+            return ShardStatus(dataset, shard, "failed", str(last.get("type", "")), **known)
         case "completed":  # its file is gone, and its parts with it
             return ShardStatus(dataset, shard, "waiting", restarts=restarts)
-    if not now or now.pid != last["pid"]:  # it still loads the model
-        return ShardStatus(dataset, shard, "running", last["host"], **known)
+    if not now or now.pid != last.get("pid"):  # it still loads the model
+        return ShardStatus(dataset, shard, "running", host, **known)
     silence = time.time() - now.time
     if silence > SILENT_AFTER_SECONDS:
-        detail = f"{last['host']}, for {duration(silence)}"
+        detail = f"{host}, for {duration(silence)}"
         return ShardStatus(dataset, shard, "silent", detail, **known)
     return ShardStatus(
         dataset,
@@ -125,6 +127,14 @@ def read_shard(dataset: str, shard: str, output: Path, checkpoints: Path) -> Sha
         seconds_to_go=now.seconds_to_go,
         **known,
     )
+
+
+def read_events(checkpoints: Path) -> list[dict]:
+    """Return what the journal of a shard has; nothing if it cannot be read."""
+    try:
+        return Journal(checkpoints / "journal.jsonl").read()
+    except OSError:
+        return []
 
 
 def count_last_starts(events: Sequence[dict]) -> int:
@@ -139,9 +149,18 @@ def count_last_starts(events: Sequence[dict]) -> int:
 def read_progress(checkpoints: Path) -> Snapshot | None:
     """Return what the latest attempt told of itself, if it did."""
     try:
-        return Snapshot(**json.loads((checkpoints / FILE_NAME).read_text(encoding="utf-8")))
-    except (OSError, ValueError, TypeError):
+        told = json.loads((checkpoints / FILE_NAME).read_bytes())
+        now = Snapshot(**{field.name: told[field.name] for field in fields(Snapshot)})
+    except (OSError, ValueError, TypeError, KeyError):
         return None
+    return (
+        now if all(_fits(getattr(now, field.name), field.type) for field in fields(now)) else None
+    )
+
+
+def _fits(value: object, kind: type) -> bool:
+    """Whether a value of a file, perhaps of another version, is of a field's type."""
+    return isinstance(value, kind | int) and not (isinstance(value, float) and not isfinite(value))
 
 
 def count_rejected(output: Path) -> int:
@@ -149,5 +168,5 @@ def count_rejected(output: Path) -> int:
     try:
         with h5py.File(output, "r", locking=False) as file:
             return len(file["ordinals"]) - int(file.attrs["n_embedded"])
-    except (OSError, KeyError):  # being written, or foreign
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError):  # being written, or foreign
         return 0
