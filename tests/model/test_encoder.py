@@ -180,3 +180,20 @@ def test_what_does_not_fit_is_cut_into_smaller_windows_if_asked(
     halved = LongSequences("window", 49, 10, "reject")
     expected, _ = embed(fair_esm, [sequence], long_sequences=halved)
     np.testing.assert_allclose(results.rows["mean/6"][1], expected[0], rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_batch_has_the_same_bits_whatever_ran_before(
+    fair_esm: esm.model.esm2.ESM2, dtype: torch.dtype
+) -> None:
+    """What a resumed run relies on: it begins in the middle of the plan."""
+    rng = random.Random(12)
+    lengths = ((700, 300), (250, 249, 101), (97, 60, 33, 33, 20), (9, 2, 1))
+    batches = [
+        Batch.of([random_sequence(rng, n).encode() for n in of_batch]) for of_batch in lengths
+    ]
+    unbroken = list(Encoder(load(fair_esm), dtype, MEAN, WINDOWED).embed_each(batches, 1024))
+    for first in range(1, len(batches)):
+        resumed = Encoder(load(fair_esm), dtype, MEAN, WINDOWED).embed_each(batches[first:], 1024)
+        for before, after in zip(unbroken[first:], resumed, strict=True):
+            assert after.rows["mean/6"].tobytes() == before.rows["mean/6"].tobytes()
