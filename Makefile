@@ -17,8 +17,7 @@ endif
 install: .venv/installed
 
 run: .venv/installed
-	$(BIN)/snakemake
-	@$(BIN)/spotesm summary results/*/summary.json
+	$(BIN)/snakemake --logger spotesm
 
 # How far the run is; WATCH=1 looks again and again.
 status: .venv/installed
@@ -26,7 +25,7 @@ status: .venv/installed
 
 # What a run will cost; CONFIG=my.yaml names another config.
 plan: .venv/installed
-	@$(BIN)/snakemake --quiet rules progress host $(if $(CONFIG),--configfile $(CONFIG)) -- plan_run
+	@$(BIN)/spotesm plan $(if $(CONFIG),--configfile $(CONFIG))
 
 test: .venv/installed-tests
 	@# One worker more than cores, as the longest tests mostly wait; in the order that conftest.py chose.
