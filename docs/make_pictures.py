@@ -1,4 +1,4 @@
-"""Make the README's pictures from a real run: of its report, and of its status while it works.
+"""Make the README's pictures from a real run: its screen, its status while it works, its report.
 
     .venv/bin/python docs/make_pictures.py
 
@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import TypeVar
 
 from playwright.sync_api import sync_playwright
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.text import Text
+from spotesm.commands.screen import draw_bar
 from spotesm.commands.status import make_table
 from spotesm.embed.progress import FILE_NAME
-from spotesm.runs.state import ShardStatus, read_progress, read_run
+from spotesm.runs.state import ShardStatus, Total, read_progress, read_run
 
 Found = TypeVar("Found")
 REPOSITORY = Path(__file__).parents[1]
@@ -49,10 +51,14 @@ def main() -> None:
         command = [sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "Snakefile")]
         command += ["--directory", name, "--configfile", f"{name}/my.yaml", "--cores", "all"]
         # Small batches, so that a short run has something to show.
-        command += ["--set-resources", "embed_shard:tokens_per_batch=1024"]
-        run = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        command += ["--set-resources", "embed_shard:tokens_per_batch=1024", "--logger", "spotesm"]
+        said = folder / "said.txt"
+        with open(said, "w") as screen:
+            run = subprocess.Popen(command, stderr=screen)
         try:
-            draw_status(folder, kill_a_shard(folder))
+            killed = kill_a_shard(folder)
+            draw_status(folder, killed)
+            draw_bar_below(said.read_text(encoding="utf-8"), folder)
             run.wait(WAIT_SECONDS)
         finally:
             with contextlib.suppress(ProcessLookupError):
@@ -95,12 +101,24 @@ def draw_status(folder: Path, killed: str) -> None:
         again = [s for s in shards if s.shard == killed and s.restarts and s.tokens_per_second]
         return shards if again else None
 
+    save("status.svg", "spotesm status", make_table(wait_for(resumed)))
+
+
+def draw_bar_below(said: str, folder: Path) -> None:
+    """Draw the screen as it is now: what has been said, and the bar."""
+    lines = [line for line in said.splitlines() if not line.startswith("Using workflow specific")]
+    bar = draw_bar("Embedding", Total.of(read_run(folder / "results")))
+    save("bar.svg", "spotesm embed phages.fasta", Text("\n".join(lines)), bar)
+
+
+def save(name: str, title: str, *shown: RenderableType) -> None:
+    """Save a picture of a terminal."""
     console = Console(record=True, width=100, file=open(os.devnull, "w"))  # noqa: SIM115
-    console.print(make_table(wait_for(resumed)))
-    picture = console.export_svg(title="make status")
+    console.print(*shown, sep="\n")
+    picture = console.export_svg(title=title)
     # Rich would have the reader's browser fetch a font.
     picture = re.sub(r"@font-face \{[^}]*\}", "", picture)
-    (PICTURES / "status.svg").write_text(picture, encoding="utf-8")
+    (PICTURES / name).write_text(picture, encoding="utf-8")
 
 
 def draw_report(report: Path) -> None:

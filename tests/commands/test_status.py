@@ -1,5 +1,6 @@
 """What `make status` says, over files as jobs leave them, and over a real job that is killed."""
 
+import io
 import json
 import shutil
 import signal
@@ -95,11 +96,31 @@ def test_each_state_is_told(results: Path, capsys: pytest.CaptureFixture[str]) -
     ]
 
 
-def test_a_terminal_gets_a_table(results: Path) -> None:
-    console = Console(record=True, force_terminal=True, width=120)
+def test_a_terminal_gets_what_is_not_done_and_totals(results: Path) -> None:
+    other = results / "e/shards"
+    other.mkdir(parents=True)
+    (other / "1-of-1.fasta").touch()
+    console = Console(record=True, force_terminal=True, width=120, file=io.StringIO())
     status.show(console, read_run(results))
-    shown = console.export_text()
-    assert "│ d       │ 5-of-8   │ failed" in shown
+    rows = [
+        [cell.strip() for cell in line.split("│")[1:-1]]
+        for line in console.export_text().splitlines()
+        if line.startswith("│")
+    ]
+    assert [row[:4] for row in rows] == [
+        ["d", "2-of-8", "running", "50%"],
+        ["d", "3-of-8", "silent", "50%"],
+        ["d", "4-of-8", "preempted", "50%"],
+        ["d", "5-of-8", "failed", "50%"],
+        ["d", "7-of-8", "running", "50%"],
+        ["d", "8-of-8", "running", "50%"],
+        ["d", "1 more", "waiting", ""],
+        ["d", "8 shards", "1 done", "50%"],
+        ["e", "1 more", "waiting", ""],
+        ["e", "1 shards", "0 done", "0%"],
+        ["", "9 shards", "1 done", "44%"],
+    ]
+    assert rows[-1][4:6] == ["1,000", "10 s"]
 
 
 def test_no_run_is_said_in_one_line(tmp_path: Path) -> None:

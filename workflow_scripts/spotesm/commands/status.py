@@ -39,7 +39,11 @@ STYLES = {
 def status(results: Path, watch: bool) -> None:
     """Show how far a run is.
 
-    Reads nothing but files, so it works on any machine that sees the folder of the run.
+    A terminal gets what is not done, and totals; a pipe gets every shard, separated by tabs. Reads
+    nothing but files, so it works on any machine that sees the folder of the run.
+
+    \b
+      spotesm status --watch
     """
     console = Console()
     if not watch:
@@ -89,17 +93,23 @@ HEADER = (
 
 
 def make_table(shards: Sequence[ShardStatus]) -> Table:
-    """Return a table for a terminal."""
+    """Return a table for a terminal: what is at work or stuck, and totals."""
     table = Table()
     for name in HEADER:
         numeric = name in ("share", "tokens/s", "to go", "restarts", "rejected")
         table.add_column(name, justify="right" if numeric else "left")
-    for group in by_dataset(shards):
+    groups = list(by_dataset(shards))
+    for group in groups:
         for shard in group:
-            row = [Text(cell) for cell in cells(shard)]
-            row[2].stylize(STYLES[shard.state])
-            table.add_row(*row)
+            if shard.state not in ("done", "waiting"):
+                row = [Text(cell) for cell in cells(shard)]
+                row[2].stylize(STYLES[shard.state])
+                table.add_row(*row)
+        if waiting := sum(shard.state == "waiting" for shard in group):
+            table.add_row(group[0].dataset, f"{waiting} more", "waiting", style=STYLES["waiting"])
         table.add_row(*map(Text, totals(group)), style="bold", end_section=True)
+    if len(groups) > 1:
+        table.add_row("", *map(Text, totals(shards)[1:]), style="bold")
     return table
 
 
