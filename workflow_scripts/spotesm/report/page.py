@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,7 +26,6 @@ log = logging.getLogger(__name__)
 
 MOST_REJECTED_SHOWN = 500
 MOST_LENGTHS = 1 << 20
-IDS_AT_ONCE = 1 << 16
 
 
 @dataclass(frozen=True)
@@ -142,13 +141,7 @@ def find_labels(job: ReportJob, embeddings: Embeddings) -> Labels | None:
         return None
     given = read_labels(job.labels)
     rejected = (line.id for line in read_rejected(job.rejected))
-    return match_labels(given, iterate_ids(embeddings), rejected, job.dataset)
-
-
-def iterate_ids(embeddings: Embeddings) -> Iterator[str]:
-    """Yield all ids in order, without holding them all."""
-    for start in range(0, len(embeddings), IDS_AT_ONCE):
-        yield from embeddings.file["sequence_ids"].asstr()[start : start + IDS_AT_ONCE]
+    return match_labels(given, embeddings.iterate_ids(), rejected, job.dataset)
 
 
 def collect_numbers(summary: dict, attempts: Sequence[PastAttempt]) -> list[Number]:
