@@ -20,6 +20,14 @@ def sync_directory(directory: Path) -> None:
         os.close(descriptor)
 
 
+def make_directory(directory: Path) -> None:
+    """Make a directory, and what is missing above it, so that they survive a power cut."""
+    if not directory.is_dir():
+        make_directory(directory.parent)
+        directory.mkdir(exist_ok=True)
+        sync_directory(directory.parent)
+
+
 def publish(temporary: Path, path: Path) -> None:
     """Flush `temporary` to disk and give it its final name; both lie in one directory."""
     descriptor = os.open(temporary, os.O_RDONLY)
@@ -39,7 +47,7 @@ def replacing(path: Path) -> Iterator[Path]:
     such an attempt still be alive, its own rename then fails: the newest writer wins, and
     two writers never mix.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_directory(path.parent)
     for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         leftover.unlink(missing_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)

@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from spotesm.base.classification import classify
-from spotesm.base.durable import publish, read_json, write_json
+from spotesm.base.durable import make_directory, publish, read_json, sync_directory, write_json
 from spotesm.base.failures import OUT_OF_MEMORY, ShardBusyError, writing
 from spotesm.base.journal import Journal
 from spotesm.base.locks import try_lock
@@ -220,6 +220,7 @@ class Checkpoints:
             path.unlink()
         try:
             os.link(output, self.directory / f"finished.{_digest_file(output)}.h5")
+            sync_directory(self.directory)
         except OSError as error:  # another file system, or one without links
             log.info("%s keeps one name only (%s)", output, error.strerror)
 
@@ -252,7 +253,7 @@ def open_checkpoints(
         ShardBusyError: another process still holds the lock after `lock_wait` seconds, such as
             a job whose Snakemake was killed.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    make_directory(directory)
     with _locked(directory, lock_wait):
         checkpoints = Checkpoints(directory, fingerprint, thresholds)
         try:

@@ -1,0 +1,399 @@
+"""Every file that must outlive a power cut: the order of its writing, and what if that fails.
+
+A new writer gets all of it by one subclass of `WriterTests`.
+"""
+
+import contextlib
+import errno
+from collections.abc import Iterator
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from disk import Disk, fail_at, images_of_a_power_cut, lay_out
+from spotesm.base.durable import read_json, replacing, write_json
+from spotesm.base.failures import explain_host_fault
+from spotesm.base.journal import Journal
+from spotesm.base.paths import DatasetPaths
+from spotesm.embed.checkpoints import Checkpoints, Thresholds, open_checkpoints
+from spotesm.hdf5.merge import MergeJob, merge_shards
+from spotesm.hdf5.shard_file import ShardWriter, check_shard, read_shard_results
+from spotesm.request.inputs import know_by_content
+from spotesm.request.outputs import Outputs
+from spotesm.request.results import Results
+from spotesm.sequences.rejected import read_rejected
+from spotesm.sequences.sharding import Shard, split_fasta
+from spotesm.sequences.translation import translate_contigs
+from spotesm.weights.files import _save, read_checkpoint
+
+DIM = 4
+OUTPUTS = Outputs(("mean",), (6,))
+NEVER = Thresholds(sequences=1 << 40, seconds=1e9, bytes=1 << 60)
+PROTEINS = "".join(f">p{i}\n{'MKV' * (i + 1)}\n" for i in range(7)) + ">bad\nM!\n"
+SETTINGS = {
+    **dict.fromkeys(("model", "engine", "weights_sha256", "precision"), "x"),
+    **{"layers": [6], "outputs": ["mean"], "store_dtype": "float32"},
+    "long_sequences": {"policy": "window", "window": 100, "overlap": 20, "out_of_memory": "x"},
+}
+
+
+def split(folder: Path, text: str = PROTEINS) -> None:
+    (folder / "in.fasta").write_text(text)
+    names = ("1-of-1.fasta", "rejected.tsv", "split.json")
+    shard, rejected, summary = (folder / name for name in names)
+    split_fasta([folder / "in.fasta"], [shard], rejected, summary, max_rejected=1)
+
+
+def results_of(shard: Shard) -> Results:
+    rows = np.arange(len(shard.digests) * DIM, dtype=np.float32).reshape(-1, DIM)
+    return Results(
+        shard.digests, [None] * len(rows), np.ones(len(rows), np.int32), {"mean/6": rows}
+    )
+
+
+def write_shard(folder: Path) -> None:
+    shard = Shard.index(folder / "1-of-1.fasta")
+    with replacing(folder / "1-of-1.h5") as temporary:
+        with h5py.File(temporary, "w") as file:
+            writer = ShardWriter(file, shard, OUTPUTS, DIM)
+            writer.add(results_of(shard))
+            facts = {"weights": "x", "embedding_dim": DIM, "n_resumed": 0, "n_computed": 7}
+            writer.finish(SETTINGS, {**facts, "attempts": 1, "seconds": 1.0})
+        check_shard(temporary, shard, SETTINGS)
+
+
+def values_of_shard(path: Path) -> list[list[float]]:
+    return [row for part in read_shard_results(path) for row in part.rows["mean/6"].tolist()]
+
+
+@contextlib.contextmanager
+def checkpoints(folder: Path) -> Iterator[Checkpoints]:
+    with open_checkpoints(folder / "parts", SETTINGS, NEVER) as opened:
+        yield opened
+
+
+class WriterTests:
+    """What every durable writer keeps.
+
+    A subclass says how the folder looks before (`prepare`), what is written (`write`), which
+    files that are (`names`, patterns), and how a reader sees each of them (`read`).
+    """
+
+    names: tuple[str, ...]
+
+    def prepare(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    def write(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    def read(self, path: Path) -> object:
+        raise NotImplementedError
+
+    def state(self, folder: Path) -> dict[str, object]:
+        """What a reader finds under each name."""
+        return {
+            str(path.relative_to(folder)): self.read(path)
+            for pattern in self.names
+            for path in sorted(folder.glob(pattern))
+        }
+
+    @pytest.fixture
+    def folder(self, tmp_path: Path) -> Path:
+        folder = tmp_path / "watched"
+        folder.mkdir()
+        self.prepare(folder)
+        return folder
+
+    @pytest.fixture
+    def disk(self, folder: Path) -> Iterator[Disk]:
+        with pytest.MonkeyPatch.context() as monkeypatch:
+            yield Disk(folder, monkeypatch)
+
+    def test_bytes_then_name_then_directory(self, folder: Path, disk: Disk) -> None:
+        before = self.state(folder)
+        disk.events.clear()
+        self.write(folder)
+        events, after = disk.events, self.state(folder)
+        written = [name for name in after if before.get(name) != after[name]]
+        assert written
+        for name in written:
+            place = max(
+                (i for i, (call, new) in enumerate(events) if call != "open" and new == name),
+            )
+            call = events[place][0]
+            directory = f"{Path(name).parent}/".removeprefix("./") or "."
+            if call == "fsync":  # appended to, not renamed
+                assert "write" in [c for c, n in events[:place] if n == name]
+                continue
+            assert call in ("replace", "link")
+            if call == "replace":
+                assert events[place - 1][0] == "fsync"
+            assert ("fsync", directory) in events[place:]
+
+    def test_a_power_cut_leaves_the_old_or_the_new(
+        self, folder: Path, disk: Disk, tmp_path: Path
+    ) -> None:
+        before = self.state(folder)
+        images_of = images_of_a_power_cut(disk)
+        self.write(folder)
+        (images, last), after = images_of(), self.state(folder)
+        assert len(images) > 1
+        for place, image in enumerate(images):
+            cut = tmp_path / str(place)
+            cut.mkdir()
+            lay_out(image, cut)
+            self.check_state(self.state(cut), before, after)
+        lay_out(last, tmp_path / "last")
+        assert self.state(tmp_path / "last") == after
+
+    def check_state(self, found: dict, before: dict, after: dict) -> None:
+        for name in found.keys() | before.keys():
+            allowed = [state.get(name) for state in (before, after)]
+            assert found.get(name) in allowed, name
+
+    @pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+    def test_each_operation_fails_once(
+        self, folder: Path, disk: Disk, number: int, tmp_path: Path
+    ) -> None:
+        before = self.state(folder)
+        start = {p: p.read_bytes() for p in sorted(folder.rglob("*")) if p.is_file()}
+        folders = {p for p in folder.rglob("*") if p.is_dir()}
+        self.write(folder)
+        after = self.state(folder)
+        for n in range(1, 200):
+            self._restore(folder, start, folders)
+            failed = fail_at(disk, n, number)
+            error = None
+            try:
+                self.write(folder)
+            except Exception as raised:
+                error = raised
+            disk.before = lambda call, name: None
+            if not failed():
+                break
+            if error is not None:
+                assert explain_host_fault(error) is not None or self.explains(error), error
+            self.check_state(self.state(folder), before, after)
+            leftovers = [path.name for path in folder.rglob("*.tmp")]
+            assert leftovers == []
+            self.write(folder)
+            self.check_again(self.state(folder), after)
+        else:
+            pytest.fail("it met faults for ever")
+        assert n > 3
+
+    def explains(self, error: Exception) -> bool:
+        return False
+
+    def check_again(self, found: dict, after: dict) -> None:
+        assert found == after
+
+    @staticmethod
+    def _restore(folder: Path, start: dict[Path, bytes], folders: set[Path]) -> None:
+        for path in sorted(folder.rglob("*"), reverse=True):
+            if path.is_dir() and path not in folders:
+                path.rmdir()
+            elif path.is_file():
+                path.unlink()
+        for path, content in start.items():
+            path.write_bytes(content)
+
+
+class TestJson(WriterTests):
+    names = ("x.json",)
+
+    def prepare(self, folder: Path) -> None:
+        write_json(folder / "x.json", {"old": 1})
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / "x.json", {"new": 2})
+
+    def read(self, path: Path) -> object:
+        return read_json(path)
+
+
+class TestJournal(WriterTests):
+    names = ("journal.jsonl",)
+
+    def prepare(self, folder: Path) -> None:
+        Journal(folder / "journal.jsonl").record("start", attempt=1)
+
+    def write(self, folder: Path) -> None:
+        Journal(folder / "journal.jsonl").record("completed", attempt=1)
+
+    def read(self, path: Path) -> object:
+        return [entry["event"] for entry in Journal(path).read()]
+
+    def check_again(self, found: dict, after: dict) -> None:
+        """A line whose flush failed may be there twice."""
+        (events,) = found.values()
+        assert events[:2] == after["journal.jsonl"]
+        assert set(events[2:]) <= {"completed"}
+
+
+class TestNoteOfCheckpoints(WriterTests):
+    names = ("results/d/checkpoints.json",)
+
+    def prepare(self, folder: Path) -> None:
+        DatasetPaths.of("d", folder / "results").note_checkpoints("old")
+
+    def write(self, folder: Path) -> None:
+        DatasetPaths.of("d", folder / "results").note_checkpoints("new")
+
+    def read(self, path: Path) -> object:
+        return read_json(path)
+
+
+class TestInputsByContent(WriterTests):
+    names = ("known.json",)
+
+    def prepare(self, folder: Path) -> None:
+        (folder / "in.fasta").write_text(">a\nMKV\n")
+
+    def write(self, folder: Path) -> None:
+        know_by_content([str(folder / "in.fasta")], folder / "known.json")
+
+    def read(self, path: Path) -> object:
+        return [fact[-1] for fact in read_json(path).values()]
+
+    def explains(self, error: Exception) -> bool:
+        return "in.fasta: cannot be read" in str(error)
+
+
+class TestSplit(WriterTests):
+    names = ("1-of-1.fasta", "rejected.tsv", "split.json")
+
+    def prepare(self, folder: Path) -> None:
+        split(folder, ">old\nMKV\n")
+        (folder / "in.fasta").write_text(PROTEINS)
+
+    def write(self, folder: Path) -> None:
+        names = ("1-of-1.fasta", "rejected.tsv", "split.json")
+        shard, rejected, summary = (folder / name for name in names)
+        split_fasta([folder / "in.fasta"], [shard], rejected, summary, max_rejected=1)
+
+    def read(self, path: Path) -> object:
+        return path.read_text()
+
+
+class TestTranslation(WriterTests):
+    names = ("orfs.fasta", "rejected.tsv", "counts.json")
+
+    def prepare(self, folder: Path) -> None:
+        (folder / "in.fna").write_text(f">c\n{'ATGAAAGTT' * 9}\n>odd\nATGEFQ\n")
+
+    def write(self, folder: Path) -> None:
+        names = ("orfs.fasta", "rejected.tsv", "counts.json")
+        output, rejected, summary = (folder / name for name in names)
+        translate_contigs(
+            [folder / "in.fna"], output, rejected, summary, 11, 5, 1, folder / "kept.tsv"
+        )
+
+    def read(self, path: Path) -> object:
+        return path.read_text()
+
+
+class TestWeights(WriterTests):
+    names = ("x.pt",)
+
+    def prepare(self, folder: Path) -> None:
+        pass
+
+    def write(self, folder: Path) -> None:
+        _save(folder / "x.pt", {"model": {}})
+
+    def read(self, path: Path) -> object:
+        return read_checkpoint(path)
+
+
+class TestShardFile(WriterTests):
+    names = ("1-of-1.h5",)
+
+    def prepare(self, folder: Path) -> None:
+        split(folder)
+
+    def write(self, folder: Path) -> None:
+        write_shard(folder)
+
+    def read(self, path: Path) -> object:
+        return values_of_shard(path)
+
+
+class TestPart(WriterTests):
+    names = ("parts/part-*.pt", "parts/fingerprint.json", "parts/plan.json")
+
+    def prepare(self, folder: Path) -> None:
+        split(folder)
+
+    def write(self, folder: Path) -> None:
+        with checkpoints(folder) as opened:
+            opened.fix_token_budget(0, lambda: 100)
+            if not list(opened.read_parts()):
+                opened.add(results_of(Shard.index(folder / "1-of-1.fasta")))
+            opened.flush()
+
+    def read(self, path: Path) -> object:
+        if path.suffix == ".json":
+            return read_json(path)
+        copy = path.parent.parent / "copy/parts"
+        copy.mkdir(parents=True)
+        try:
+            write_json(copy / "fingerprint.json", SETTINGS)
+            (copy / path.name).write_bytes(path.read_bytes())
+            with checkpoints(copy.parent) as opened:
+                return [r.rows["mean/6"].tolist() for r in opened.read_parts()]
+        finally:
+            for left in sorted(copy.parent.rglob("*"), reverse=True):
+                left.rmdir() if left.is_dir() else left.unlink()
+            copy.parent.rmdir()
+
+
+class TestFinishedShard(WriterTests):
+    names = ("parts/finished.*.h5",)
+
+    def prepare(self, folder: Path) -> None:
+        split(folder)
+        write_shard(folder)
+        with checkpoints(folder):
+            pass
+
+    def write(self, folder: Path) -> None:
+        with checkpoints(folder) as opened:
+            opened.keep_finished(folder / "1-of-1.h5")
+
+    def read(self, path: Path) -> object:
+        return values_of_shard(path)
+
+
+class TestMerge(WriterTests):
+    names = ("embeddings.h5", "merged.tsv", "summary.json")
+
+    def prepare(self, folder: Path) -> None:
+        split(folder)
+        write_shard(folder)
+
+    def write(self, folder: Path) -> None:
+        merge_shards(
+            MergeJob(
+                shards=[folder / "1-of-1.h5"],
+                split=folder / "split.json",
+                split_rejected=folder / "rejected.tsv",
+                output=folder / "embeddings.h5",
+                rejected=folder / "merged.tsv",
+                summary=folder / "summary.json",
+                max_rejected=1,
+                nucleotide=False,
+                compression=None,
+                config={},
+            )
+        )
+
+    def read(self, path: Path) -> object:
+        if path.suffix == ".tsv":
+            return list(read_rejected(path))
+        if path.suffix == ".json":
+            return read_json(path)
+        with h5py.File(path) as file:
+            return file["mean/6"][:].tolist()
