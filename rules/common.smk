@@ -1,8 +1,6 @@
 import logging
-import os
 import sys
 import time
-import uuid
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -26,6 +24,7 @@ from spotesm.request.config import (
 from spotesm.request.inputs import choose_shards, find_fasta, know_by_content
 from spotesm.request.labels import read_labels
 from spotesm.request.request import Request
+from spotesm.step import name_run
 from spotesm.runs.explain import describe_results, explain_failures
 
 STARTED = time.time()
@@ -49,9 +48,7 @@ if SHARDS == "auto":
 WEIGHTS = str(weights_manifest(config["model"]["name"], config["model"]["weights"]))
 REQUEST = Request.of_config(config).as_param()
 # Its name reaches later attempts and requeued jobs of the same run.
-if workflow.is_main_process or "SPOTESM_RUN" not in os.environ:
-    os.environ["SPOTESM_RUN"] = uuid.uuid4().hex
-RUN = os.environ["SPOTESM_RUN"]
+RUN = name_run(anew=workflow.is_main_process)
 
 
 def proteins(dataset):

@@ -3,6 +3,7 @@
 import logging
 import os
 import sys
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -16,6 +17,17 @@ log = logging.getLogger(__name__)
 
 FAULTS = "SPOTESM_FAULTS"
 RUN = "SPOTESM_RUN"  # names a run of Snakemake, to all attempts at all its jobs
+
+
+def name_run(anew: bool) -> str:
+    """Return the name of this run of Snakemake, which reaches its jobs by their environment.
+
+    Args:
+        anew: whether a run begins; its jobs, on whatever machine, keep the name they were given.
+    """
+    if anew or RUN not in os.environ:
+        os.environ[RUN] = uuid.uuid4().hex
+    return os.environ[RUN]
 
 
 @contextmanager
