@@ -31,7 +31,14 @@ def start(*arguments: object, **options: object) -> subprocess.Popen:
     """A command in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": LIBRARY, **options.pop("env", {})}
     command = [sys.executable, "-m", "spotesm", *map(str, arguments)]
-    return subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, **options)
+    return subprocess.Popen(
+        command, env=environment, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c, **options
+    )
+
+
+def hear_ctrl_c() -> None:
+    """A shell that runs the tests in the background has SIGINT ignored; children inherit that."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture

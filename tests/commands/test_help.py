@@ -45,4 +45,4 @@ def test_wrong_calls(name: str, capsys: pytest.CaptureFixture[str]) -> None:
 def test_every_help_has_a_line_to_copy() -> None:
     for command in COMMANDS:
         text = (HELP / f"{command}.txt").read_text()
-        assert f"\n    spotesm {command} " in text
+        assert f"  spotesm {command} " in text

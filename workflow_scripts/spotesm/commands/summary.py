@@ -12,7 +12,11 @@ from spotesm.hdf5.merge import describe
 @click.command()
 @click.argument("files", type=click.Path(path_type=Path), nargs=-1, required=True)
 def summary(files: tuple[Path, ...]) -> None:
-    """Say in one line what each summary.json tells."""
+    """Say in one line what each summary.json tells.
+
+    \b
+      spotesm summary results/*/summary.json
+    """
     for file in files:
         click.echo(describe_file(file))
 

@@ -60,6 +60,9 @@ def verify(
 
     FASTA are the dataset's inputs, in the config's order; of contigs it is their orfs.fasta. The
     weights are looked for where the workflow ran, and where this runs.
+
+    \b
+      spotesm verify results/demo/embeddings.h5 resources/demo.fasta
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     with opened(file) as embeddings:
