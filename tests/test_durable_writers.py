@@ -17,8 +17,9 @@ from spotesm.base.failures import explain_host_fault
 from spotesm.base.journal import Journal
 from spotesm.base.paths import DatasetPaths
 from spotesm.embed.checkpoints import Checkpoints, Thresholds, open_checkpoints
+from spotesm.hdf5.check import check_shard
 from spotesm.hdf5.merge import MergeJob, merge_shards
-from spotesm.hdf5.shard_file import ShardWriter, check_shard, read_shard_results
+from spotesm.hdf5.shard_file import ShardWriter, read_shard_results
 from spotesm.request.inputs import know_by_content
 from spotesm.request.outputs import Outputs
 from spotesm.request.results import Results

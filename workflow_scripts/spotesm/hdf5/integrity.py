@@ -2,11 +2,9 @@
 
 import json
 
-import h5py
 import numpy as np
 
 from spotesm.base.failures import IncompleteError
-from spotesm.hdf5.index import Index
 from spotesm.hdf5.reader import FIRST, Embeddings
 from spotesm.request.outputs import CONTACTS, Output, offsets_of, output_of
 from spotesm.request.request import Request
@@ -24,7 +22,6 @@ def check_integrity(embeddings: Embeddings) -> None:
     """
     check_shapes(embeddings, check_attributes(embeddings))
     check_finite(embeddings)
-    check_index(embeddings)
 
 
 def check_attributes(embeddings: Embeddings) -> Request:
@@ -135,31 +132,3 @@ def check_finite(embeddings: Embeddings) -> None:
         for start in range(0, len(values), ROWS_AT_ONCE):
             if not np.isfinite(values[start : start + ROWS_AT_ONCE]).all():
                 raise IncompleteError(f"{embeddings.path}: {key} has values that are not finite")
-
-
-def check_index(embeddings: Embeddings) -> None:
-    """Check that the index, if there is one, finds each record by its id and by its digest."""
-    index = Index.of(embeddings.file)
-    if index is None:
-        return
-    for row, identifier in enumerate(embeddings.iterate_ids()):
-        if row not in index.candidates(identifier):
-            raise IncompleteError(
-                f"{embeddings.path}, row {row}: its index does not find {identifier!r}"
-            )
-    digests = embeddings.file["digests"]
-    for start in range(0, len(embeddings), ROWS_AT_ONCE):
-        wanted = digests[start : start + ROWS_AT_ONCE]
-        found = index.rows_of_digests(wanted)
-        lost = np.flatnonzero((found < 0) | (found > np.arange(start, start + len(wanted))))
-        lost = lost if len(lost) else np.flatnonzero((_at(digests, found) != wanted).any(1))
-        if len(lost):
-            raise IncompleteError(
-                f"{embeddings.path}, row {start + lost[0]}: its index does not find its digest"
-            )
-
-
-def _at(digests: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
-    """Read some rows, in any order."""
-    ascending, places = np.unique(rows, return_inverse=True)  # as h5py wants them
-    return digests[ascending][places]

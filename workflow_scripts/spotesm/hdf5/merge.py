@@ -20,7 +20,6 @@ from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import IncompleteError
 from spotesm.base.paths import UNTRAINED
 from spotesm.hdf5.format import FORMAT, FORMAT_VERSION
-from spotesm.hdf5.index import IndexWriter
 from spotesm.hdf5.shard_file import (
     TEXT,
     bytes_of_row,
@@ -102,10 +101,8 @@ def merge_shards(job: MergeJob) -> dict:
         file = stack.enter_context(h5py.File(temporary, "w", locking=False))
         output = _Output(file, shards, job.compression)
         origins = _Origins(file, len(file["lengths"])) if job.nucleotide else None
-        index = stack.enter_context(IndexWriter(job.output.parent))
         for block in _read_blocks(shards, job.split_rejected, split["n_records"]):
             output.append(block)
-            index.add(block.columns["sequence_ids"], block.columns["digests"])
             if origins:
                 origins.append(block.columns["sequence_ids"])
             for record in block.rejected:
@@ -117,7 +114,6 @@ def merge_shards(job: MergeJob) -> dict:
             job.rejected,
             "Mend the input, or raise max_rejected and run again: the embeddings stay",
         )
-        index.write(file)
         n_rejected = rejects.reasons.total()
         file.attrs.update(_attributes(shards, job.config, split["n_records"], n_rejected))
     summary = _summarise(job, split, rejects.reasons)
