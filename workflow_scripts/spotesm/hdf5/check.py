@@ -27,16 +27,17 @@ def check_shard(path: Path, shard: Shard, settings: dict) -> None:
     Raises:
         IncompleteError: it does not, or was computed with other settings.
     """
+    ids = np.array([identifier.encode() for identifier in shard.read_ids()], object)
     try:
         with h5py.File(path, "r", locking=False) as file:
-            problem = next(_find_problems(file, shard, settings), None)
+            problem = next(_find_problems(file, shard, ids, settings), None)
     except (OSError, KeyError, ValueError, TypeError) as error:
         problem = f"is not a whole shard file ({error})"
     if problem:
         raise IncompleteError(f"{path}: {problem}")
 
 
-def _find_problems(file: h5py.File, shard: Shard, settings: dict) -> Iterator[str]:
+def _find_problems(file: h5py.File, shard: Shard, ids: np.ndarray, settings: dict) -> Iterator[str]:
     if json.loads(file.attrs["fingerprint"]) != settings:
         yield "was computed with other settings"
     if any(not _equal(file.attrs[name], as_attribute(x)) for name, x in settings.items()):
@@ -46,7 +47,7 @@ def _find_problems(file: h5py.File, shard: Shard, settings: dict) -> Iterator[st
         ("ordinals", shard.ordinals),
         ("digests", as_bytes(shard.digests)[of_record]),
         ("lengths", shard.lengths[of_record]),
-        ("sequence_ids", np.array([i.encode() for i in shard.read_ids()], object)),
+        ("sequence_ids", ids),
     ):
         if not np.array_equal(file[name], expected):
             yield f"does not hold the {name} of its FASTA"
