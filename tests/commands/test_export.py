@@ -19,6 +19,7 @@ from skbio.embedding import ProteinEmbedding, ProteinVector
 from spotesm.__main__ import main
 from spotesm.commands.export import FORMATS
 from spotesm.commands.exports import records
+from spotesm.hdf5.reader import Embeddings
 
 ALL = ("mean/6", "bos/2", "residues/6", "logits/values", "contacts/values")
 ROWS = ("mean/6", "bos/2")
@@ -377,6 +378,23 @@ class TestSkbio(SequenceTests):
 def one_map(pairs: Pairs, key: str) -> Pairs:
     """Contacts of one window are a map, of several maps."""
     return [(name, v[0] if key == "contacts/values" and len(v) == 1 else v) for name, v in pairs]
+
+
+@pytest.mark.parametrize("key", ALL)
+@pytest.mark.parametrize(("rows", "size"), [(3, 1 << 20), (100, 400), (100, 1)])
+def test_a_block_is_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, rows: int, size: int
+) -> None:
+    """By records and by bytes, of which one record alone may have more; and no block is empty."""
+    monkeypatch.setattr(records, "ROWS_AT_ONCE", rows)
+    monkeypatch.setattr(records, "BYTES_AT_ONCE", size)
+    made = write_embeddings(tmp_path, IDS)
+    with Embeddings(made.path) as embeddings:
+        blocks = list(records.Records(embeddings, [key]).blocks())
+    assert sum(len(block.ids) for block in blocks) == len(IDS)
+    for block in blocks:
+        assert 1 <= len(block.ids) <= rows
+        assert block.values.nbytes <= size or len(block.ids) == 1
 
 
 def test_every_format_has_its_tests() -> None:
