@@ -13,7 +13,6 @@ from spotesm.hdf5.shard_file import as_attribute, group_of, read_reasons, read_s
 from spotesm.request.outputs import CONTACTS, Outputs, output_of
 from spotesm.request.request import Request
 from spotesm.sequences.digests import as_bytes
-from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.reasons import KEYWORDS
 from spotesm.sequences.sharding import Shard
 
@@ -67,7 +66,7 @@ def _find_problems(file: h5py.File, shard: Shard, ids: np.ndarray, settings: dic
     request = Request.of_attributes(file.attrs)
     outputs = request.select()
     yield from _find_problems_of_rows(file, outputs, embedded)
-    yield from _find_problems_of_ragged(file, outputs, request.long_sequences, embedded)
+    yield from _find_problems_of_ragged(file, request, embedded)
 
 
 def _equal(stored: object, expected: object) -> bool:
@@ -90,9 +89,9 @@ def _find_problems_of_rows(
 
 
 def _find_problems_of_ragged(
-    file: h5py.File, outputs: Outputs, long: LongSequences, embedded: np.ndarray
+    file: h5py.File, request: Request, embedded: np.ndarray
 ) -> Iterator[str]:
-    expected = outputs.ragged_keys if embedded.any() else []
+    expected = request.select().ragged_keys if embedded.any() else []
     if list(file.attrs["ragged_keys"]) != expected:
         yield "does not name its outputs"
     spans = read_spans(file)
@@ -100,15 +99,15 @@ def _find_problems_of_ragged(
         yield "does not say of every record where its values are"
         return
     lengths, windows = file["lengths"][:][embedded], file["windows"][:][embedded]
-    usual = windows == long.count_windows(lengths)
+    usual = windows == request.long_sequences.count_windows(lengths)
     for key in expected:
         if spans[group_of(key)][1][~embedded].any():
             yield f"holds {key} of rejected records"
         starts, sizes = (numbers[embedded] for numbers in spans[group_of(key)])
         output = output_of(key)
-        wanted = output.rows(long.count_seen(lengths))
-        if output.name == CONTACTS:  # one map a window, of a size known for usual windows alone
-            wanted = np.where(usual, windows * output.rows(long.longest_window(lengths)), sizes)
+        wanted = request.count_rows(output, lengths)
+        if output.name == CONTACTS:  # of smaller windows, nobody knows the size
+            wanted = np.where(usual, wanted, sizes)
         if (sizes != wanted).any() or (starts < 0).any() or (sizes < 1).any():
             yield f"does not hold {key} of every record"
         order = np.argsort(starts, kind="stable")

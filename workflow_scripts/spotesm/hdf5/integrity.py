@@ -106,17 +106,14 @@ def check_offsets(embeddings: Embeddings, request: Request, output: Output) -> N
     for key in embeddings.outputs:
         if output_of(key) is output and len(file[key]) != offsets[n]:
             raise IncompleteError(f"{path}: {key} has {len(file[key])} rows, not {offsets[n]}")
-    long_sequences = request.long_sequences
     for start in range(0, n, ROWS_AT_ONCE):
         rows = slice(start, start + ROWS_AT_ONCE)
         sizes = np.diff(offsets[start : start + ROWS_AT_ONCE + 1])
-        lengths, windows = file["lengths"][rows], file["windows"][rows].astype(np.int64)
-        if output.name == CONTACTS:
-            sides = long_sequences.longest_window(lengths)
-            smaller = windows > long_sequences.count_windows(lengths)
-            expected = np.where(smaller, sizes, windows * output.rows(sides))
-        else:
-            expected = output.rows(long_sequences.count_seen(lengths))
+        lengths, windows = file["lengths"][rows], file["windows"][rows]
+        expected = request.count_rows(output, lengths)
+        if output.name == CONTACTS:  # of smaller windows, nobody knows the size
+            smaller = windows > request.long_sequences.count_windows(lengths)
+            expected = np.where(smaller, sizes, expected)
         wrong = np.flatnonzero((sizes != expected) | (sizes < 1))
         if len(wrong):
             raise IncompleteError(

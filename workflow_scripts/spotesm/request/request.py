@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, fields, replace
 
 import numpy as np
 
-from spotesm.request.outputs import Outputs
+from spotesm.request.outputs import CONTACTS, Output, Outputs
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.weights.architectures import ARCHITECTURES, Architecture
 
@@ -89,6 +89,17 @@ class Request:
     def select(self) -> Outputs:
         """Return what goes through the model, once layers are resolved."""
         return Outputs(self.outputs, self.layers, self.store_dtype)
+
+    def count_rows(self, output: Output, lengths: np.ndarray) -> np.ndarray | int:
+        """Return how many rows of an output sequences of `lengths` (u,) have, (u,) or one for all.
+
+        In windows of the usual size: what windows share is averaged, but for contacts, which stay
+        one map a window.
+        """
+        long = self.long_sequences
+        if output.name == CONTACTS:
+            return long.count_windows(lengths) * output.rows(long.longest_window(lengths))
+        return output.rows(long.count_seen(lengths))
 
     def fingerprint(self, weights_sha256: str) -> dict:
         """Return all that determines the numbers, plain."""

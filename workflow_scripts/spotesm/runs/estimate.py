@@ -18,7 +18,7 @@ from spotesm.base.text import duration
 from spotesm.machine.devices import find_device, resolve_precision
 from spotesm.model.budget import choose_token_budget, probe_batch
 from spotesm.model.engines import ENGINES
-from spotesm.request.outputs import CONTACTS, MEAN, Outputs, output_of
+from spotesm.request.outputs import MEAN, Outputs, output_of
 from spotesm.request.request import Request
 from spotesm.sequences.digests import digest_sequence
 from spotesm.sequences.fasta import RejectedSequence, normalise, read_fasta
@@ -86,14 +86,10 @@ def take_census(paths: Sequence[Path]) -> Census:
 def count_bytes(census: Census, request: Request) -> int:
     """Return the bytes of the values in the merged file, before compression."""
     outputs, dim = request.select(), request.architecture.embedding_dim
-    seen = request.long_sequences.count_seen(census.lengths)
-    sides = request.long_sequences.longest_window(census.lengths)
-    windows = request.long_sequences.count_windows(census.lengths)
     numbers = 0
     for key in outputs.keys:
         output = output_of(key)
-        # What windows share is averaged, but for contacts, which stay one map a window.
-        rows = windows * output.rows(sides) if output.name == CONTACTS else output.rows(seen)
+        rows = request.count_rows(output, census.lengths)
         numbers += int((rows * census.records_of).sum()) * (output.width or dim)
     return numbers * outputs.dtype.itemsize
 
