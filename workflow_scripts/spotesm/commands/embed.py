@@ -5,16 +5,14 @@ from pathlib import Path
 import click
 
 from spotesm.commands.workflow import (
-    NOT_KEPT,
     WithSnakemakeArguments,
     become,
     find_profile,
     keep_config,
     make_configs,
-    merge_configs,
+    pass_config,
     snakemake_line,
     takes_input,
-    write_config,
 )
 
 
@@ -61,8 +59,7 @@ def embed(
     """
     configs = make_configs(fasta, directory, **asked)
     if dry_run:
-        paths = [directory / NOT_KEPT]
-        write_config(merge_configs(configs.values()), directory / NOT_KEPT)
+        paths = [pass_config(configs.values(), directory)]
     else:
         paths = [keep_config(config, name, directory) for name, config in configs.items()]
     options = ["--dry-run"] if dry_run else []

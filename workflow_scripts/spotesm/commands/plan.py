@@ -5,14 +5,12 @@ from pathlib import Path
 import click
 
 from spotesm.commands.workflow import (
-    NOT_KEPT,
     WithSnakemakeArguments,
     become,
     make_configs,
-    merge_configs,
+    pass_config,
     snakemake_line,
     takes_input,
-    write_config,
 )
 
 
@@ -45,7 +43,6 @@ def plan(
         raise click.UsageError("Without FASTA, only --configfile and --directory have an effect.")
     configs = [configfile] if configfile else []
     if fasta:
-        configs = [directory / NOT_KEPT]
         made = make_configs(fasta, directory, **asked)
-        write_config(merge_configs(made.values()), directory / NOT_KEPT)
+        configs = [pass_config(made.values(), directory)]
     become([*snakemake_line(configs, directory, [], quiet=True), "plan_run", *snakemake])

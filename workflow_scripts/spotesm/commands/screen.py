@@ -23,9 +23,8 @@ from spotesm.runs.state import Total, read_run
 
 SECONDS_BETWEEN_LOOKS = 1.0
 SECONDS_BETWEEN_LINES = 60.0  # where there is no terminal
-SHARE_OF_TIME = (
-    0.1  # most that looking may take: many shards on a slow disk are looked at less often
-)
+# Most that looking may take: many shards on a slow disk are looked at less often.
+SHARE_OF_TIME = 0.1
 BAR_WIDTH = 20
 
 

@@ -221,6 +221,13 @@ def keep_config(config: Mapping, dataset: str, directory: Path) -> Path:
     return path
 
 
+def pass_config(configs: Iterable[Mapping], directory: Path) -> Path:
+    """Write one config for datasets of what leaves nothing behind; where it is."""
+    path = directory / NOT_KEPT
+    write_config(merge_configs(configs), path)
+    return path
+
+
 def write_config(config: Mapping, path: Path) -> None:
     """Write a config, durably."""
     text = yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True)
