@@ -12,13 +12,14 @@ import h5py
 import numpy as np
 import pytest
 from disk import Disk, fail_at, images_of_a_power_cut, lay_out
+from shards import make_merge
 from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import explain_host_fault
 from spotesm.base.journal import Journal
 from spotesm.base.paths import DatasetPaths
 from spotesm.embed.checkpoints import Checkpoints, Thresholds, open_checkpoints
 from spotesm.hdf5.check import check_shard
-from spotesm.hdf5.merge import MergeJob, merge_shards
+from spotesm.hdf5.merge import merge_shards
 from spotesm.hdf5.shard_file import ShardWriter, read_shard_results
 from spotesm.request.inputs import know_by_content
 from spotesm.request.outputs import Outputs
@@ -376,20 +377,7 @@ class TestMerge(WriterTests):
         write_shard(folder)
 
     def write(self, folder: Path) -> None:
-        merge_shards(
-            MergeJob(
-                shards=[folder / "1-of-1.h5"],
-                split=folder / "split.json",
-                split_rejected=folder / "rejected.tsv",
-                output=folder / "embeddings.h5",
-                rejected=folder / "merged.tsv",
-                summary=folder / "summary.json",
-                max_rejected=1,
-                nucleotide=False,
-                compression=None,
-                config={},
-            )
-        )
+        merge_shards(make_merge([folder / "1-of-1.h5"], folder, folder))
 
     def read(self, path: Path) -> object:
         if path.suffix == ".tsv":

@@ -14,11 +14,12 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from shards import make_merge
 from spotesm import Embeddings
 from spotesm.base.durable import read_json
 from spotesm.embed.checkpoints import Thresholds, open_checkpoints
 from spotesm.hdf5.check import check_shard
-from spotesm.hdf5.merge import MergeJob, merge_shards
+from spotesm.hdf5.merge import merge_shards
 from spotesm.hdf5.shard_file import ShardWriter
 from spotesm.request.outputs import Outputs, output_of
 from spotesm.request.request import Request
@@ -58,20 +59,8 @@ def assert_values(old: Path, embeddings: Embeddings) -> None:
 def merge(old: Path, shard: Path) -> None:
     """Merge the shard, and compare the values and the rejected records."""
     merged = old / "merged"
-    merge_shards(
-        MergeJob(
-            shards=[shard],
-            split=old / "split.json",
-            split_rejected=old / "split-rejected.tsv",
-            output=merged / "embeddings.h5",
-            rejected=merged / "rejected.tsv",
-            summary=merged / "summary.json",
-            max_rejected=1.0,
-            nucleotide=False,
-            compression=None,
-            config={},
-        )
-    )
+    rejected = {"split_rejected": old / "split-rejected.tsv", "rejected": merged / "rejected.tsv"}
+    merge_shards(make_merge([shard], old, merged, **rejected))
     with Embeddings(merged / "embeddings.h5") as embeddings:
         assert_values(old, embeddings)
     assert read_tsv(merged / "rejected.tsv") == read_tsv(old / "rejected.tsv")

@@ -8,11 +8,11 @@ import h5py
 import numpy as np
 import pytest
 from sequences import embed_residues, random_sequence, write_fasta
-from shards import make_job, parts_of, read_datasets, run, running, stop, wait_until
+from shards import make_job, make_merge, parts_of, read_datasets, run, running, stop, wait_until
 from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.hdf5 import merge as merging
-from spotesm.hdf5.merge import MergeJob, merge_shards
+from spotesm.hdf5.merge import merge_shards
 from spotesm.sequences.long_sequences import LongSequences
 
 N_KILLS = 6
@@ -30,20 +30,7 @@ def assert_same(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray]) 
 
 def merge(job: ShardJob) -> Path:
     folder = job.output.parent
-    merge_shards(
-        MergeJob(
-            shards=[job.output],
-            split=folder / "split.json",
-            split_rejected=folder / "rejected.tsv",
-            output=folder / "embeddings.h5",
-            rejected=folder / "merged.tsv",
-            summary=folder / "summary.json",
-            max_rejected=1.0,
-            nucleotide=False,
-            compression=None,
-            config={},
-        )
-    )
+    merge_shards(make_merge([job.output], folder, folder))
     return folder / "embeddings.h5"
 
 

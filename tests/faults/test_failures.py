@@ -17,6 +17,7 @@ from shards import (
     changed,
     journal_of,
     log_of,
+    make_merge,
     parts_of,
     read_datasets,
     run,
@@ -27,7 +28,6 @@ from shards import (
 )
 from spotesm.base.durable import read_json, write_json
 from spotesm.embed.task import ShardJob
-from spotesm.hdf5.merge import MergeJob
 
 N_SEQUENCES = 40
 POISON = "WWCWW"
@@ -263,25 +263,12 @@ def test_a_full_disk_during_the_merge(
     unbroken: ShardJob, tmp_path: Path, faults: str, file_size: int
 ) -> None:
     folder = unbroken.output.parent
-    names = ("embeddings.h5", "merged.tsv", "summary.json")
-    output, rejected, summary = (tmp_path / name for name in names)
-    job = MergeJob(
-        shards=[unbroken.output],
-        split=folder / "split.json",
-        split_rejected=folder / "rejected.tsv",
-        output=output,
-        rejected=rejected,
-        summary=summary,
-        max_rejected=0,
-        nucleotide=False,
-        compression=None,
-        config={},
-    )
+    job = make_merge([unbroken.output], folder, tmp_path, max_rejected=0)
     log = tmp_path / "merge.log"
     assert run_merge(job, log, faults, file_size) == 1
     assert "run again; what is finished stays" in log.read_text()
     assert "Traceback" not in log.read_text()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merge.log"]
     assert run_merge(job, log) == 0
-    with h5py.File(output) as merged, h5py.File(unbroken.output) as shard:
+    with h5py.File(job.output) as merged, h5py.File(unbroken.output) as shard:
         assert merged["mean/6"][:].tobytes() == shard["mean/6"][:].tobytes()

@@ -7,6 +7,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from shards import make_merge
 from spotesm.base.durable import write_json
 from spotesm.base.failures import IncompleteError, TooManyRejectedError
 from spotesm.hdf5 import merge as merging
@@ -66,16 +67,13 @@ def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MergeJob:
     with open(tmp_path / "split.tsv", "w") as file:
         file.write("ordinal\tid\tstage\treason\tdetail\n")
         file.writelines(f"{o}\tid{o}\tsplit\tempty\tno residues\n" for o in REJECTED_BY_SPLIT)
-    return MergeJob(
-        shards=shards,
-        split=tmp_path / "split.json",
+    return make_merge(
+        shards,
+        tmp_path,
+        tmp_path,
         split_rejected=tmp_path / "split.tsv",
-        output=tmp_path / "embeddings.h5",
         rejected=tmp_path / "rejected.tsv",
-        summary=tmp_path / "summary.json",
         max_rejected=0.06,
-        nucleotide=False,
-        compression=None,
         config={"shards": 3},
     )
 

@@ -12,11 +12,11 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from sequences import random_sequence, write_fasta
-from shards import make_job
+from shards import make_job, make_merge
 from spotesm.__main__ import main
 from spotesm.base.failures import InputError
 from spotesm.embed.worker import embed_shard
-from spotesm.hdf5.merge import MergeJob, merge_shards
+from spotesm.hdf5.merge import merge_shards
 from spotesm.hdf5.reader import Embeddings
 from spotesm.sequences.long_sequences import LongSequences
 
@@ -51,20 +51,9 @@ def made(tmp_path_factory: pytest.TempPathFactory, weights_manifest: Path) -> Ma
         long_sequences=LONG,
     )
     embed_shard(job)
-    merge_shards(
-        MergeJob(
-            shards=[job.output],
-            split=folder / "split.json",
-            split_rejected=folder / "rejected.tsv",
-            output=folder / "out" / "embeddings.h5",
-            rejected=folder / "out" / "rejected.tsv",
-            summary=folder / "out" / "summary.json",
-            max_rejected=1.0,
-            nucleotide=False,
-            compression="gzip",
-            config={},
-        )
-    )
+    out = folder / "out"
+    rejected = out / "rejected.tsv"
+    merge_shards(make_merge([job.output], folder, out, rejected=rejected, compression="gzip"))
     return Made(folder / "out" / "embeddings.h5", fasta, weights_manifest, records)
 
 

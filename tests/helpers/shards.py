@@ -48,6 +48,23 @@ def make_job(folder: Path, fasta: Path, weights_manifest: Path, **changes: objec
     return changed(job, **changes)
 
 
+def make_merge(shards: list[Path], split: Path, out: Path, **changes: object) -> MergeJob:
+    """A merge of shards, which were split into the folder `split`, into the folder `out`."""
+    job = MergeJob(
+        shards=shards,
+        split=split / "split.json",
+        split_rejected=split / "rejected.tsv",
+        output=out / "embeddings.h5",
+        rejected=out / "merged.tsv",
+        summary=out / "summary.json",
+        max_rejected=1.0,
+        nucleotide=False,
+        compression=None,
+        config={},
+    )
+    return dataclasses.replace(job, **changes)
+
+
 def make_request(**changes: object) -> Request:
     """What most tests ask for."""
     request = Request(
