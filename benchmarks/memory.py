@@ -20,7 +20,7 @@ from spotesm.embed.worker import embed_shard
 from spotesm.request.request import Request
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.sharding import split_fasta
-from spotesm.weights.sources import fetch_weights
+from spotesm.weights.fetch import fetch_weights
 
 MODEL = "esm2_t6_8M_UR50D"
 LONGEST = 60
@@ -30,7 +30,7 @@ def main() -> None:
     """Measure and print."""
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder, "weights.json")
-        fetch_weights(MODEL, UNTRAINED, manifest.parent, manifest)
+        fetch_weights(MODEL, UNTRAINED, manifest)
         for count in (1_000, 5_000, 20_000):
             peak = measure(count, manifest, Path(folder, str(count)))
             print(f"{count:7,} sequences: {peak:.0f} MiB at most")

@@ -34,14 +34,16 @@ from spotesm.model.batching import plan_batches
 from spotesm.model.budget import choose_token_budget
 from spotesm.model.encoder import Batch, Encoder
 from spotesm.model.packed import PackedESM2
+from spotesm.model.reference import fair_esm_model
 from spotesm.request.outputs import Outputs
 from spotesm.request.request import Request
 from spotesm.sequences.fasta import normalise, read_fasta
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.sharding import split_fasta
 from spotesm.weights.architectures import ARCHITECTURES, Architecture
-from spotesm.weights.files import load_model
-from spotesm.weights.sources import fetch_weights
+from spotesm.weights.fetch import fetch_weights
+from spotesm.weights.manifest import Weights
+from spotesm.weights.tensors import Source
 from transformers import EsmConfig, EsmModel
 
 MOST_RESIDUES = 1022
@@ -72,14 +74,12 @@ def main() -> None:
     print(f"{arguments.model}, {arguments.precision}: {len(sequences)} sequences, {tokens} tokens")
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder, "weights.json")
-        fetch_weights(arguments.model, UNTRAINED, manifest.parent, manifest)
-        weights = Path(folder, f"{arguments.model}.pt")
+        fetch_weights(arguments.model, UNTRAINED, manifest)
+        source = Weights.read(manifest).open()
         contestants = {
-            "spotesm": spotesm_contestant(load_model(weights, architecture), device, dtype),
-            "fair-esm": fair_esm_contestant(load_model(weights, architecture), device),
-            "huggingface-sdpa": hugging_face_contestant(
-                load_model(weights, architecture), device, dtype
-            ),
+            "spotesm": spotesm_contestant(source, device, dtype),
+            "fair-esm": fair_esm_contestant(fair_esm_model(source), device),
+            "huggingface-sdpa": hugging_face_contestant(fair_esm_model(source), device, dtype),
         }
         check_agreement(contestants, sequences)
         roofs, seconds = measure(contestants, sequences, architecture, device, dtype, arguments)
@@ -141,11 +141,9 @@ def count_pairs(architecture: Architecture, tokens: int) -> int:
 Contestant = Callable[[list[str]], np.ndarray]
 
 
-def spotesm_contestant(
-    model: esm.model.esm2.ESM2, device: torch.device, dtype: torch.dtype
-) -> Contestant:
+def spotesm_contestant(source: Source, device: torch.device, dtype: torch.dtype) -> Contestant:
     """Our packed forward, batched as `embed_shard` does."""
-    packed = PackedESM2(model, device, dtype)
+    packed = PackedESM2.of_source(source, device, dtype)
     outputs = Outputs(("mean",), (packed.n_layers,))
     long_sequences = LongSequences("window", MOST_RESIDUES, 0, "reject")
     encoder = Encoder(lambda _: packed, dtype, outputs, long_sequences)

@@ -45,7 +45,11 @@ except (ConfigError, InputError) as error:
 SHARDS = config["shards"]
 if SHARDS == "auto":
     SHARDS = choose_shards(FASTA, RESULTS)
-WEIGHTS = str(weights_manifest(config["model"]["name"], config["model"]["weights"]))
+WEIGHTS = str(
+    weights_manifest(
+        config["model"]["name"], config["model"]["weights"], config["model"]["adapter"]
+    )
+)
 REQUEST = Request.of_config(config).as_param()
 # Its name reaches later attempts and requeued jobs of the same run.
 RUN = name_run(anew=workflow.is_main_process)

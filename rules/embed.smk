@@ -20,6 +20,7 @@ rule embed_shard:
         thresholds=untracked(checkpoint_thresholds(config)),
         checkpointing=untracked(config["checkpoint"]["enabled"]),
         keep_parts=untracked(config["checkpoint"]["keep_parts"]),
+        prepared=untracked(config["model"]["prepared"]),
         restart=untracked(RUN if config["checkpoint"]["force_restart"] else ""),
     message:
         "Embedding shard {wildcards.scatteritem} of {wildcards.dataset}"

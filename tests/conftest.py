@@ -1,9 +1,14 @@
 """Weights in fair-esm's format, and an independent reference."""
 
 import os
+import tempfile
 
 # Tests run side by side: each process takes one core, and waits without burning another.
 os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
+# Prepared weights are shared by all tests and their jobs, and nothing is left behind.
+if "PYTEST_XDIST_WORKER" not in os.environ:
+    _HUB = tempfile.TemporaryDirectory(prefix="spotesm-tests-")
+    os.environ["TORCH_HOME"] = _HUB.name
 
 from collections.abc import Callable
 from pathlib import Path
@@ -12,9 +17,9 @@ import esm
 import numpy as np
 import pytest
 from sequences import embed_residues
-from spotesm.weights.architectures import ARCHITECTURES
-from spotesm.weights.files import load_model
-from spotesm.weights.sources import fetch_weights
+from spotesm.model.reference import fair_esm_model
+from spotesm.weights.fetch import fetch_weights
+from spotesm.weights.manifest import Weights
 
 SMALL_MODEL = "esm2_t6_8M_UR50D"
 LONG_FIRST = ("slurm", "chaos", "workflow", "faults")
@@ -30,13 +35,13 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def weights_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The manifest of untrained 8M weights."""
     folder = tmp_path_factory.mktemp("weights")
-    fetch_weights(SMALL_MODEL, "untrained", folder, folder / "manifest.json")
+    fetch_weights(SMALL_MODEL, "untrained", folder / "manifest.json")
     return folder / "manifest.json"
 
 
 @pytest.fixture(scope="session")
 def fair_esm(weights_manifest: Path) -> esm.model.esm2.ESM2:
-    return load_model(weights_manifest.with_name(f"{SMALL_MODEL}.pt"), ARCHITECTURES[SMALL_MODEL])
+    return fair_esm_model(Weights.read(weights_manifest).open())
 
 
 @pytest.fixture(scope="session")

@@ -32,6 +32,7 @@ MODULES = sorted(LIBRARY.rglob("*.py"))
 # Imported when needed, for time or because not everybody has them; never to dodge a circle.
 LAZY = {
     "__init__.py": {"spotesm.hdf5.reader"},
+    "weights/downloads.py": {"huggingface_hub"},
     "step.py": {"spotesm.embed"},  # faults on demand, for the tests alone
     "model/attention.py": {"torch.nn.attention.varlen"},  # brings torch's compiler
     "hdf5/frames.py": {"anndata", "pandas"},
@@ -142,6 +143,7 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
         "spotesm.__main__, spotesm.commands.status, spotesm.commands.summary",
         "spotesm.commands.export",
         "spotesm.hdf5.reader",
+        "spotesm.weights.downloads",
     ],
 )
 def test_who_needs_no_torch_loads_none(modules: str) -> None:

@@ -22,5 +22,6 @@ with step(snakemake.log[0]):
             checkpointing=snakemake.params.checkpointing,
             keep_parts=snakemake.params.keep_parts,
             restart=snakemake.params.restart,
+            prepared=Path(snakemake.params.prepared) if snakemake.params.prepared else None,
         )
     )

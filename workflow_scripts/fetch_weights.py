@@ -3,13 +3,16 @@
 from pathlib import Path
 
 from spotesm.step import step
-from spotesm.weights.sources import fetch_weights
+from spotesm.weights.fetch import fetch_weights
 
 with step(snakemake.log[0]):
-    manifest = Path(snakemake.output.manifest)
     fetch_weights(
         model=snakemake.params.model,
         source=snakemake.params.source,
-        folder=manifest.parent,
-        manifest=manifest,
+        manifest=Path(snakemake.output.manifest),
+        adapter=snakemake.params.adapter,
+        logits=snakemake.params.logits,
+        contacts=snakemake.params.contacts,
+        precision=snakemake.params.precision,
+        prepared=Path(snakemake.params.prepared) if snakemake.params.prepared else None,
     )

@@ -1,14 +1,13 @@
-import copy
 import types
 
 import esm
 import fake_gpu
 import pytest
 import torch
+from models import packed
 from sequences import MEAN
 from spotesm.model import budget
 from spotesm.model.budget import choose_token_budget
-from spotesm.model.packed import PackedESM2
 from spotesm.request.outputs import Outputs
 from spotesm.weights.architectures import ARCHITECTURES
 
@@ -89,7 +88,7 @@ def test_a_gpu_s_batches_fit_both_memories_and_keep_it_busy(
 ) -> None:
     gpu = fake_gpu.install(monkeypatch)
     memory.install(monkeypatch, gpu)
-    model = fake_gpu.OnGPU(PackedESM2(copy.deepcopy(fair_esm), CPU, torch.float32), gpu)
+    model = fake_gpu.OnGPU(packed(fair_esm, torch.float32), gpu)
     model.n_layers = ARCHITECTURES[shape].layers  # as it says; what runs has six layers
     model.embedding_dim = ARCHITECTURES[shape].embedding_dim
     assert choose_token_budget(model, outputs, window=100) == expected

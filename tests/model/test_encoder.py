@@ -6,6 +6,7 @@ import esm
 import numpy as np
 import pytest
 import torch
+from models import packed
 from sequences import MEAN, WINDOWED, embed_residues, random_sequence
 from spotesm.model.encoder import Batch, Encoder
 from spotesm.model.packed import Activations, PackedESM2
@@ -17,7 +18,7 @@ CPU = torch.device("cpu")
 
 
 def load(model: esm.model.esm2.ESM2) -> Callable[[torch.dtype], PackedESM2]:
-    return lambda dtype: PackedESM2(copy.deepcopy(model), CPU, dtype)
+    return lambda dtype: packed(model, dtype)
 
 
 def embed(

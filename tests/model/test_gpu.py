@@ -1,6 +1,5 @@
 """The engine on a real GPU; skipped where there is none."""
 
-import copy
 import random
 from collections.abc import Callable, Iterator
 
@@ -8,6 +7,7 @@ import esm
 import numpy as np
 import pytest
 import torch
+from models import packed
 from sequences import MEAN, WINDOWED, random_sequence
 from spotesm.model.attention import PaddedAttention, VarlenAttention
 from spotesm.model.budget import choose_token_budget
@@ -23,7 +23,7 @@ LENGTHS = (1022, 640, 300, 300, 120, 33, 33, 2, 1)
 
 @pytest.fixture
 def load(fair_esm: esm.model.esm2.ESM2) -> Callable[[torch.dtype], PackedESM2]:
-    return lambda dtype: PackedESM2(copy.deepcopy(fair_esm), CUDA, dtype)
+    return lambda dtype: packed(fair_esm, dtype, CUDA)
 
 
 @pytest.fixture

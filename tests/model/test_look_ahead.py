@@ -12,11 +12,11 @@ import numpy as np
 import pytest
 import torch
 from fake_gpu import FakeGPU, OnGPU
+from models import packed
 from sequences import MEAN, WINDOWED, random_sequence
 from spotesm.base.classification import classify
 from spotesm.base.failures import CUDA_RUNTIME, NOT_FINITE, OUT_OF_MEMORY
 from spotesm.model.encoder import Batch, Encoder
-from spotesm.model.packed import PackedESM2
 from spotesm.model.products import sum_in_float32
 from spotesm.request.results import Results
 
@@ -38,7 +38,7 @@ def start(
     fair_esm: esm.model.esm2.ESM2, gpu: FakeGPU, dtype: torch.dtype = torch.float32, **more: object
 ) -> Encoder:
     def load(dtype: torch.dtype) -> OnGPU:
-        return OnGPU(PackedESM2(copy.deepcopy(fair_esm), torch.device("cpu"), dtype), gpu)
+        return OnGPU(packed(fair_esm, dtype), gpu)
 
     return Encoder(load, dtype, MEAN, WINDOWED, **more)
 

@@ -9,6 +9,7 @@ import esm
 import numpy as np
 import pytest
 import torch
+from models import load_model, packed, source_of
 from sequences import WINDOWED, random_sequence
 from shards import make_request
 from spotesm.model.encoder import Batch, Encoder
@@ -18,7 +19,7 @@ from spotesm.request.outputs import Outputs
 from spotesm.request.results import Results
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.weights.architectures import Architecture
-from spotesm.weights.files import load_model, make_untrained
+from spotesm.weights.untrained import make_untrained
 
 CPU = torch.device("cpu")
 LAYERS = tuple(range(7))
@@ -30,7 +31,7 @@ ENGINES = (PackedESM2, ReferenceEngine)
 def load(
     request: pytest.FixtureRequest, fair_esm: esm.model.esm2.ESM2
 ) -> Callable[[torch.dtype], PackedESM2 | ReferenceEngine]:
-    return lambda dtype: request.param(copy.deepcopy(fair_esm), CPU, dtype)
+    return lambda dtype: request.param.of_source(source_of(fair_esm), CPU, dtype)
 
 
 def fair_esms(model: esm.model.esm2.ESM2, sequence: str) -> dict[str, np.ndarray]:
@@ -133,7 +134,7 @@ def test_half_precision_storage_rounds_and_nothing_else(
     single, half = (
         embed(
             Encoder(
-                lambda dtype: PackedESM2(copy.deepcopy(fair_esm), CPU, dtype),
+                lambda dtype: packed(fair_esm, dtype),
                 torch.float32,
                 Outputs(ALL.names, LAYERS, store_dtype),
                 LongSequences("window", 50, 10, "reject"),
@@ -154,7 +155,7 @@ def test_what_float16_cannot_hold_is_rejected(fair_esm: esm.model.esm2.ESM2) -> 
     with torch.no_grad():
         model.embed_tokens.weight[model.alphabet.get_idx("W")] = 1e5
     outputs = Outputs(("residues",), (0, 6), "float16")
-    encoder = Encoder(lambda dtype: PackedESM2(model, CPU, dtype), torch.float32, outputs, WINDOWED)
+    encoder = Encoder(lambda dtype: packed(model, dtype), torch.float32, outputs, WINDOWED)
     results = embed(encoder, ["ACDEF", "ACWEF", "MK"])
     assert [reason and reason.keyword for reason in results.reasons] == [None, "not_finite", None]
     assert results.ragged["residues/0"].sizes.tolist() == [5, 0, 2]

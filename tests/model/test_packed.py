@@ -1,21 +1,18 @@
 """The packed forward against fair-esm's, at the head dimensions of all six models."""
 
-import copy
 import random
 
 import esm
 import numpy as np
 import pytest
 import torch
+from models import packed
 from sequences import embed_residues, random_sequence
-from spotesm.model import packed
-from spotesm.model.packed import PackedESM2
+from spotesm.model import packed as engine
 from spotesm.model.products import FusedProducts, Products
 from spotesm.request.outputs import Outputs
 from spotesm.sequences.alphabet import tokenise
 from spotesm.weights.architectures import ARCHITECTURES
-
-CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module", params=ARCHITECTURES)
@@ -35,8 +32,7 @@ def forward(model: esm.model.esm2.ESM2, sequences: list[str]) -> list[torch.Tens
     tokens = [torch.from_numpy(tokenise(s.encode())).long() for s in sequences]
     lengths = [len(t) for t in tokens]
     with torch.inference_mode():
-        packed = PackedESM2(copy.deepcopy(model), CPU, torch.float32)
-        out = packed(torch.cat(tokens), lengths, Outputs(("mean",), (2,)))
+        out = packed(model, torch.float32)(torch.cat(tokens), lengths, Outputs(("mean",), (2,)))
     return [x[1:-1] for x in out.hidden[2].split(lengths)]
 
 
@@ -81,8 +77,8 @@ def test_fused_products_are_no_further_from_float32(
     packed_tokens = torch.from_numpy(np.concatenate(tokens)).int()
 
     def residues(dtype: torch.dtype, way: type) -> torch.Tensor:
-        monkeypatch.setattr(packed, "choose_products", lambda *_: way)
-        model = PackedESM2(copy.deepcopy(fair_esm), CPU, dtype)
+        monkeypatch.setattr(engine, "choose_products", lambda *_: way)
+        model = packed(fair_esm, dtype)
         return model(packed_tokens, lengths, Outputs(("residues",), (6,))).hidden[6]
 
     exact = residues(torch.float32, Products)
@@ -110,7 +106,7 @@ def test_no_layer_behind_the_last_one_runs(
     rng = random.Random(6)
     sequences = [random_sequence(rng, n) for n in (90, 30, 30, 1)]
     tokens = [torch.from_numpy(tokenise(s.encode())).long() for s in sequences]
-    model = PackedESM2(copy.deepcopy(fair_esm), CPU, torch.float32)
+    model = packed(fair_esm, torch.float32)
     ran = []
     lengths = [len(t) for t in tokens]
     got = model(torch.cat(tokens), lengths, Outputs(names, layers), lambda: ran.append(1))

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 from spotesm.base.failures import ConfigError
 from spotesm.request.config import (
@@ -211,9 +212,12 @@ def test_own_files_must_be_there(tmp_path: Path) -> None:
         ({"model": {**SMALL, "weights": str(path)}}, "model: weights"),
         ({"report": {"labels": str(path)}}, "report: labels"),
     ):
-        with pytest.raises(ConfigError, match=f"config: {where}: no such file: {path}"):
+        with pytest.raises(ConfigError, match=f"config: {where}: no such file.*: {path}"):
             own_files(check(**keys))
     path.touch()
+    with pytest.raises(ConfigError, match=r"config: model: weights: .*w\.pt: an empty file"):
+        own_files(check(model={**SMALL, "weights": str(path)}))
+    torch.save({}, path)
     assert own_files(check(model={**SMALL, "weights": str(path)}))["weights"] == [str(path)]
 
 

@@ -33,7 +33,8 @@ def test_the_fields_are_the_settings_of_the_schema() -> None:
     properties = SCHEMA["properties"]
     settings = {*(properties.keys() - NOT_ASKED - {"model"}), "model", "engine"}
     assert {field.name for field in fields(Request)} == settings
-    assert properties["model"]["properties"].keys() == {"name", "weights", "engine"}
+    of_weights = {"weights", "adapter", "prepared"}  # known by their sha256, or without effect
+    assert properties["model"]["properties"].keys() == {"name", "engine", *of_weights}
     long = properties["long_sequences"]["properties"]
     assert {field.name for field in fields(LongSequences)} == long.keys()
 

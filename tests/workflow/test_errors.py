@@ -4,6 +4,8 @@ import re
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import save_file
 from snakemake_runs import snakemake, write_config
 
 RUN = ("--cores", "2", "--resources", "gpu=1", "--retries", "0", "--configfile", "my.yaml")
@@ -40,11 +42,14 @@ def test_a_broken_input(folder: Path) -> None:
 
 
 def test_wrong_weights(folder: Path) -> None:
-    (folder / "x.pt").write_text("hello")
+    (folder / "x.pt").write_text("<html>403 Forbidden</html>")
+    said = fail(folder, model={"name": "esm2_t6_8M_UR50D", "weights": "x.pt"})
+    assert re.search(r"config: model: weights: x\.pt: a web page, not weights: ", said)
+    save_file({"x": torch.zeros(3)}, folder / "x.pt")
     said = block(fail(folder, model={"name": "esm2_t6_8M_UR50D", "weights": "x.pt"}))
     assert re.fullmatch(
         r"spotESM could not finish:\n"
-        r"  x\.pt: damaged, or not a fair-esm weights file \(.*\)\n"
+        r"  x\.pt: holds x, which no ESM-1b, ESM-1v or ESM-2 has; it is another model, .*\n"
         r"    in fetch_weights\n"
         r"    log: results/logs/fetch_weights\.log\n",
         said,
@@ -55,10 +60,10 @@ def test_no_network(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TORCH_HOME", str(folder / "hub"))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # nothing listens there
     said = block(fail(folder, model={"name": "esm2_t6_8M_UR50D", "weights": "pretrained"}))
-    place = folder / "hub/hub/checkpoints/esm2_t6_8M_UR50D-contact-regression.pt"
+    place = folder / "hub/hub/checkpoints/esm2_t6_8M_UR50D.pt"
     assert re.fullmatch(
         r"spotESM could not finish:\n"
-        r"  cannot download https://\S+/regression/esm2_t6_8M_UR50D-contact-regression\.pt \(.*\); "
+        r"  cannot download https://\S+/models/esm2_t6_8M_UR50D\.pt \(.*\); "
         rf"fetch it elsewhere and put it at {place}, or set model: weights: to the path of a copy\n"
         r"    in fetch_weights\n"
         r"    log: results/logs/fetch_weights\.log\n",

@@ -20,6 +20,7 @@ _SHARD = re.compile(r"([0-9]+)-of-[0-9]+")
 
 # Instead of a path, as where weights come from.
 UNTRAINED, PRETRAINED = "untrained", "pretrained"
+HUB = "hf:"  # what begins so is OWNER/NAME[@REVISION] of the hub of Hugging Face
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def is_own_weights(source: str) -> bool:
     return source not in (UNTRAINED, PRETRAINED)
 
 
-def weights_manifest(model: str, source: str) -> Path:
+def weights_manifest(model: str, source: str, adapter: str = "") -> Path:
     """Return the manifest of weights; each source has its own, so that none replaces another."""
+    source = f"{source} + {adapter}" if adapter else source
     return WEIGHTS / ("custom" if is_own_weights(source) else source) / f"{model}.json"

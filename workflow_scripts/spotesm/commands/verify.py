@@ -15,12 +15,12 @@ from spotesm.base.failures import IncompleteError, InputError, WeightsError
 from spotesm.base.paths import weights_manifest
 from spotesm.hdf5.integrity import check_integrity
 from spotesm.hdf5.reader import Embeddings, opened
-from spotesm.model.reference import reference_values
+from spotesm.model.reference import fair_esm_model, reference_values
 from spotesm.sequences.digests import digest_sequence
 from spotesm.sequences.fasta import RejectedSequence, normalise, read_fasta
 from spotesm.sequences.rejected import TRANSLATE, read_rejected
 from spotesm.weights.architectures import ARCHITECTURES
-from spotesm.weights.sources import Weights, load_verified
+from spotesm.weights.manifest import Weights
 
 ROWS_AT_ONCE = 4096
 # How far a value may be off, in units of the largest one of its row.
@@ -224,7 +224,7 @@ def read_weights(manifest: Path) -> Weights:
     """
     try:
         weights = Weights.read(manifest)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, WeightsError) as error:
         raise WeightsError(
             f"{manifest}: is no manifest of weights; --weights wants the .json that fetch_weights "
             "wrote beside or for them"
@@ -254,7 +254,7 @@ def recompute(
     if weights.sha256 != embeddings.attributes["weights_sha256"]:
         raise IncompleteError(f"{weights.path}: not the weights that {embeddings.path} names")
     with chdir(Path.cwd() if Path(weights.path).exists() else folder):
-        model = load_verified(weights)
+        model = fair_esm_model(weights.open())
     tolerance = max(TOLERANCES[request.precision], TOLERANCES[request.store_dtype])
     worst = 0.0
     for row, (identifier, sequence) in sorted(sequences.items()):

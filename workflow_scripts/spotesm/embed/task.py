@@ -7,15 +7,14 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spotesm.base.failures import WeightsError
 from spotesm.embed.checkpoints import CHECKPOINT_FORMAT, Thresholds
 from spotesm.machine.devices import resolve_precision
-from spotesm.model.engines import ENGINES, Engine
-from spotesm.request.outputs import CONTACTS, Outputs
+from spotesm.model.engines import ENGINES, PACKED, Engine, start_packed
+from spotesm.request.outputs import CONTACTS, LOGITS, Outputs
 from spotesm.request.request import Request
 from spotesm.sequences.sharding import Shard
-from spotesm.weights.files import regression_path
-from spotesm.weights.sources import Weights, load_verified
+from spotesm.weights.manifest import Weights
+from spotesm.weights.prepared import default_folder
 
 
 @dataclass(frozen=True)
@@ -35,6 +34,7 @@ class ShardJob:
         keep_parts: whether parts stay when the shard is complete.
         restart: a name for a forced restart, or empty. Parts from before the first attempt
             under this name are ignored; later attempts under it resume as ever.
+        prepared: the folder of prepared weights; None for the one beside torch's downloads.
     """
 
     fasta: Path
@@ -47,6 +47,7 @@ class ShardJob:
     checkpointing: bool = True
     keep_parts: bool = False
     restart: str = ""
+    prepared: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -68,15 +69,10 @@ class Task:
         """Read what the work order names.
 
         Raises:
-            WeightsError: contacts are wanted, but the weights have no contact regression.
+            WeightsError: logits or contacts are wanted, but the weights lack what they need.
         """
         weights = Weights.read(job.weights)
-        if CONTACTS in job.request.outputs and not weights.regression_sha256:
-            raise WeightsError(
-                f"{weights.path}: contacts need its contact regression; put fair-esm's "
-                f"{regression_path(Path(weights.path)).name} beside it, or take contacts out of "
-                "outputs"
-            )
+        weights.check_has(LOGITS in job.request.outputs, CONTACTS in job.request.outputs)
         request = job.request.resolve(resolve_precision(job.request.precision, device))
         return cls(job, Shard.index(job.fasta), weights, request, device)
 
@@ -103,4 +99,8 @@ class Task:
 
     def load_model(self, dtype: torch.dtype) -> Engine:
         """Load the weights onto the device, in a precision."""
-        return ENGINES[self.request.engine](load_verified(self.weights), self.device, dtype)
+        if self.request.engine == PACKED and dtype == getattr(torch, self.request.precision):
+            folder = self.job.prepared or default_folder()
+            return start_packed(self.weights, self.device, dtype, folder)
+        # Nothing is kept of another precision, which few sequences need.
+        return ENGINES[self.request.engine].of_source(self.weights.open(), self.device, dtype)

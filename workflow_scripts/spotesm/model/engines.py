@@ -1,7 +1,40 @@
-"""The engines: what runs a model."""
+"""The engines: what runs a model, and how it is started from weights."""
+
+import logging
+from pathlib import Path
+
+import torch
 
 from spotesm.model.packed import PackedESM2
 from spotesm.model.reference import ReferenceEngine
+from spotesm.weights.manifest import Weights
+from spotesm.weights.prepared import Prepared
+
+log = logging.getLogger(__name__)
 
 Engine = PackedESM2 | ReferenceEngine
-ENGINES: dict[str, type[Engine]] = {"packed": PackedESM2, "reference": ReferenceEngine}
+PACKED, REFERENCE = "packed", "reference"
+ENGINES: dict[str, type[Engine]] = {PACKED: PackedESM2, REFERENCE: ReferenceEngine}
+
+
+def start_packed(
+    weights: Weights, device: torch.device, dtype: torch.dtype, folder: Path
+) -> PackedESM2:
+    """Start the packed engine from prepared weights in `folder`, which are made if need be.
+
+    Where they cannot be kept, such as on a full disk, they are made in memory alone.
+
+    Raises:
+        WeightsError: the weights are not what was fetched.
+    """
+    try:
+        tensors = Prepared(weights, dtype, folder).open(device)
+    except OSError as error:
+        log.warning(
+            "prepared weights cannot be kept in %s (%s): made in memory, by each job anew; "
+            "model: prepared names another folder",
+            folder,
+            error.strerror or error,
+        )
+        return PackedESM2.of_source(weights.open(), device, dtype)
+    return PackedESM2(tensors, weights.architecture, device, dtype)

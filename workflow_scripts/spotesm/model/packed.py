@@ -6,14 +6,14 @@ of fair-esm's `ESM2` (the reference of the tests); its language-model head and i
 run only if they are asked for.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Self
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from esm.model.esm2 import ESM2
-from esm.modules import TransformerLayer
+from esm.modules import ContactPredictionHead, gelu
 from torch import Tensor, nn
 
 from spotesm.model.attention import choose_attention
@@ -22,10 +22,11 @@ from spotesm.model.products import FusedProducts, Products, choose_products
 from spotesm.model.regions import Regions, choose_regions
 from spotesm.model.transfers import to_device
 from spotesm.request.outputs import CONTACTS, LOGITS, Outputs
+from spotesm.sequences.alphabet import EOS
+from spotesm.weights.architectures import REGRESSION, Architecture
+from spotesm.weights.layout import arrange
+from spotesm.weights.tensors import Source
 
-# Training hid 15% of the residues, 80% of them behind the mask token, whose embedding is zero.
-# ESM-2 scales every embedding down to keep the same mean without masks (Lin et al. 2023).
-TOKEN_DROPOUT_SCALE = 1 - 0.15 * 0.8
 ROTARY_BASE = 10_000
 
 
@@ -45,36 +46,62 @@ class Activations:
 
 
 class PackedESM2(nn.Module):
-    """An ESM-2 encoder made from a loaded fair-esm model, on one device in one precision.
+    """An ESM-2 encoder over tensors that lie as it multiplies them, on one device.
 
     Matrix products run in `dtype`. The sum that every layer adds to, and the norms over it, stay
     in float32, so that half precision loses no more than what single products round away.
-    Takes the loaded model over: its layers are converted in place, one by one.
     """
 
     stops_early = True  # no layer behind the last that is asked for costs anything
 
-    def __init__(self, model: ESM2, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(
+        self,
+        tensors: Mapping[str, Tensor],
+        architecture: Architecture,
+        device: torch.device,
+        dtype: torch.dtype,
+    ) -> None:
+        """Take the tensors as they are; all are on the device.
+
+        Args:
+            tensors: of `weights.layout`; heads may be missing where no output needs them.
+        """
         super().__init__()
-        self.n_layers = model.num_layers
-        self.embedding_dim = model.embed_dim
-        self.head_dim = model.embed_dim // model.attention_heads
+        layers, heads = architecture.layers, architecture.attention_heads
+        self.n_layers = layers
+        self.embedding_dim = architecture.embedding_dim
+        self.head_dim = self.embedding_dim // heads
         self.dtype = dtype
         self.device = device
         self.attention = choose_attention(device, dtype)
         self.products = choose_products(device, dtype)
-        self.rotations = Rotations(self.head_dim, device)
-        self.regions = choose_regions(device, dtype, self.embedding_dim, model.attention_heads)
+        self.regions = choose_regions(device, dtype, self.embedding_dim, heads)
         self.description = f"packed, {self.attention.__name__}, {self.products.__name__}"
-        scale = TOKEN_DROPOUT_SCALE if model.token_dropout else 1.0
-        self.embedding = nn.Parameter(model.embed_tokens.weight.detach() * scale)
+        self.embedding = _fixed(tensors["embedding"])
         self.layers = nn.ModuleList(
-            PackedLayer(layer, model.attention_heads, dtype) for layer in model.layers
+            PackedLayer(_below(tensors, f"layers.{number}."), heads, dtype)
+            for number in range(layers)
         )
-        self.final_norm = model.emb_layer_norm_after
-        self.logits_head = model.lm_head
-        self.contact_head = model.contact_head
+        self.final_norm = Norm.of(tensors, "final_norm")
+        logits = _below(tensors, "logits_head.")
+        self.logits_head = LogitsHead(logits) if logits else None
+        self.contact_head = ContactPredictionHead(layers * heads, True, True, eos_idx=EOS)
+        if REGRESSION[0] in tensors:
+            self.contact_head.load_state_dict(_below(tensors, "contact_head."))
+        stored = tensors.get("rotation")
+        frequencies = frequencies_of(self.head_dim) if stored is None else stored.cpu()
+        self.rotations = Rotations(frequencies, device)
         self.to(device).eval()
+
+    @classmethod
+    def of_source(cls, source: Source, device: torch.device, dtype: torch.dtype) -> "PackedESM2":
+        """Make it from the tensors of a model, layer by layer."""
+        tensors = {
+            name: tensor.to(device)
+            for _, group in arrange(source, dtype)
+            for name, tensor in group.items()
+        }
+        return cls(tensors, source.architecture, device, dtype)
 
     @torch.inference_mode()
     def forward(
@@ -118,24 +145,17 @@ class PackedESM2(nn.Module):
 class PackedLayer(nn.Module):
     """A pre-norm transformer layer; query, key and value come from one product."""
 
-    def __init__(self, layer: TransformerLayer, heads: int, dtype: torch.dtype) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor], heads: int, dtype: torch.dtype) -> None:
         super().__init__()
-        attention = layer.self_attn
-        query, key, value = attention.q_proj, attention.k_proj, attention.v_proj
-        rows = _pair_halves(layer.embed_dim, heads)
         self.heads = heads
         self.dtype = dtype
-        self.attention_norm = layer.self_attn_layer_norm
-        self.qkv_weight = nn.Parameter(
-            torch.cat([query.weight[rows], key.weight[rows], value.weight]).to(dtype)
-        )
-        self.qkv_bias = nn.Parameter(
-            torch.cat([query.bias[rows], key.bias[rows], value.bias]).to(dtype)
-        )
-        self.attention_out = attention.out_proj.to(dtype)
-        self.feed_forward_norm = layer.final_layer_norm
-        self.expand = layer.fc1.to(dtype)
-        self.contract = layer.fc2.to(dtype)
+        self.attention_norm = Norm.of(tensors, "attention_norm")
+        self.qkv_weight = _fixed(tensors["qkv_weight"])
+        self.qkv_bias = _fixed(tensors["qkv_bias"])
+        self.attention_out = Affine.of(tensors, "attention_out")
+        self.feed_forward_norm = Norm.of(tensors, "feed_forward_norm")
+        self.expand = Affine.of(tensors, "expand")
+        self.contract = Affine.of(tensors, "contract")
 
     def before_attention(
         self, x: Tensor, rotation: Tensor, products: Products | FusedProducts, regions: Regions
@@ -160,13 +180,61 @@ class PackedLayer(nn.Module):
         return x.add_(products.linear(wide, contract.weight, contract.bias))
 
 
-def _pair_halves(dim: int, heads: int) -> Tensor:
-    """Return the order of all features in which, within a head, i + head_dim / 2 follows i.
+class Affine(nn.Module):
+    """A weight and a bias that are there already: nothing is initialised."""
 
-    Rotary embedding turns these two together. Side by side they are one complex number, which
-    is several times faster to turn; scores stay the same, as queries and keys are both reordered.
-    """
-    return torch.arange(dim).view(heads, 2, -1).transpose(1, 2).flatten()
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight = _fixed(weight)
+        self.bias = _fixed(bias)
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor], name: str) -> Self:
+        """Take `NAME.weight` and `NAME.bias`."""
+        return cls(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the product plus the bias."""
+        return F.linear(x, self.weight, self.bias)
+
+
+class Norm(Affine):
+    """Layer normalisation over the last axis."""
+
+    eps = 1e-5
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normed rows."""
+        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
+
+
+class LogitsHead(nn.Module):
+    """The head of masked language modelling, as fair-esm's `RobertaLMHead`."""
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.dense = Affine.of(tensors, "dense")
+        self.layer_norm = Norm.of(tensors, "layer_norm")
+        self.decoder = Affine(tensors["weight"], tensors["bias"])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (T, D) to logits, (T, 33)."""
+        return self.decoder(self.layer_norm(gelu(self.dense(x))))
+
+
+def _fixed(tensor: Tensor) -> nn.Parameter:
+    return nn.Parameter(tensor, requires_grad=False)
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    """Return those whose names begin so, by the rest of their names."""
+    return {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
+
+
+def frequencies_of(head_dim: int) -> Tensor:
+    """Return by how much each pair of features turns from place to place, (head_dim / 2,)."""
+    exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    return 1.0 / ROTARY_BASE**exponents
 
 
 class Rotations:
@@ -175,16 +243,16 @@ class Rotations:
     Rotary position embedding of Su et al. 2021 (arXiv:2104.09864).
     """
 
-    def __init__(self, head_dim: int, device: torch.device) -> None:
-        self.exponents = torch.arange(0, head_dim, 2, dtype=torch.float32) / head_dim
+    def __init__(self, frequencies: Tensor, device: torch.device) -> None:
+        """Keep by how much each pair of features turns from place to place, (head_dim / 2,)."""
+        self.frequencies = frequencies
         self.device = device
-        self.table = torch.empty(0, head_dim // 2, 2, device=device)
+        self.table = torch.empty(0, len(frequencies), 2, device=device)
 
     def of(self, lengths: Sequence[int]) -> Tensor:
         """Return them for each token, (T, head_dim / 2, 2); places restart at each sequence."""
         if max(lengths) > len(self.table):
-            places = torch.arange(max(lengths)).float()
-            angles = torch.outer(places, 1.0 / ROTARY_BASE**self.exponents)
+            angles = torch.outer(torch.arange(max(lengths)).float(), self.frequencies)
             self.table = torch.stack([angles.cos(), angles.sin()], dim=-1).to(self.device)
         places = np.concatenate([np.arange(length) for length in lengths])
         return self.table[to_device(places, self.device)]

@@ -1,5 +1,6 @@
 """fair-esm's own forward: behind the packed engine's interface, and as what we compare with."""
 
+import argparse
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,13 +9,61 @@ from itertools import groupby
 import esm
 import numpy as np
 import torch
+from esm.model.esm1 import ProteinBertModel
+from esm.model.esm2 import ESM2
 from torch import Tensor
 
-from spotesm.model.packed import Activations
+from spotesm.model.packed import Activations, frequencies_of
 from spotesm.request.outputs import BOS, CONTACTS, LOGITS, MEAN, RESIDUES, Key, Outputs
-from spotesm.weights.files import FairESM
+from spotesm.weights.architectures import ESM1_POSITIONS, FREQUENCIES, NORM_BEFORE
+from spotesm.weights.tensors import Source
 
+FairESM = ESM2 | ProteinBertModel
 ALPHABET = esm.Alphabet.from_architecture("ESM-1b")  # that of ESM-2, too
+
+
+def fair_esm_model(source: Source) -> FairESM:
+    """Return fair-esm's own model over the tensors of a source, float32, on the CPU.
+
+    Nothing is initialised or copied that lies in float32. A head that is not there is zero.
+    """
+    shape = source.architecture
+    with torch.device("meta"):
+        if shape.family == "esm2":
+            model = ESM2(
+                shape.layers,
+                shape.embedding_dim,
+                shape.attention_heads,
+                ALPHABET,
+                source.token_dropout,
+            )
+        else:
+            model = ProteinBertModel(_esm1_arguments(source), ALPHABET)
+    state = {}
+    for name, empty in model.state_dict().items():
+        stored = FREQUENCIES if name.endswith(FREQUENCIES) else name
+        if stored in source.names:
+            state[name] = source.get(stored).float()
+        elif stored == FREQUENCIES:
+            state[name] = frequencies_of(shape.embedding_dim // shape.attention_heads)
+        else:
+            state[name] = torch.zeros(empty.shape)
+    model.load_state_dict(state, assign=True)
+    return model.eval()
+
+
+def _esm1_arguments(source: Source) -> argparse.Namespace:
+    shape = source.architecture
+    return argparse.Namespace(
+        arch="roberta_large",
+        layers=shape.layers,
+        embed_dim=shape.embedding_dim,
+        ffn_embed_dim=4 * shape.embedding_dim,
+        attention_heads=shape.attention_heads,
+        max_positions=ESM1_POSITIONS,
+        token_dropout=source.token_dropout,
+        emb_layer_norm_before=NORM_BEFORE[0] in source.names,
+    )
 
 
 class ReferenceEngine:
@@ -32,6 +81,13 @@ class ReferenceEngine:
         self.dtype = dtype
         self.device = device
         self.description = "fair-esm's own forward"
+
+    @classmethod
+    def of_source(
+        cls, source: Source, device: torch.device, dtype: torch.dtype
+    ) -> "ReferenceEngine":
+        """Make it from the tensors of a model."""
+        return cls(fair_esm_model(source), device, dtype)
 
     def __call__(
         self,

@@ -13,11 +13,12 @@ from Bio.Data.CodonTable import unambiguous_dna_by_id
 from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError, best_match
 
-from spotesm.base.failures import ConfigError
-from spotesm.base.paths import SCHEMA, is_own_weights
+from spotesm.base.failures import ConfigError, WeightsError
+from spotesm.base.paths import HUB, SCHEMA, is_own_weights
 from spotesm.request.outputs import OUTPUTS
 from spotesm.request.request import Request
 from spotesm.sequences.long_sequences import WHOLE, LongSequences
+from spotesm.weights.files import find_adapter, find_model, tell_kind
 
 ESM1_WINDOW = 1022  # its positions are learned, and there are 1,024 with BOS and EOS
 
@@ -131,7 +132,13 @@ def _expand_paths(config: dict) -> None:
                     value["fasta"] = _expand_all(value["fasta"], where)
             else:
                 datasets[name] = _expand_all(value, where)
-    for group, key in (("model", "weights"), ("report", "labels"), ("checkpoint", "dir")):
+    for group, key in (
+        ("model", "weights"),
+        ("model", "adapter"),
+        ("model", "prepared"),
+        ("report", "labels"),
+        ("checkpoint", "dir"),
+    ):
         if isinstance(config.get(group), dict) and isinstance(config[group].get(key), str):
             config[group][key] = expand_path(config[group][key], f"{group}: {key}")
 
@@ -350,15 +357,21 @@ def own_files(config: Mapping) -> dict[str, list[str]]:
     """Return the files of the user's own that are no FASTA: weights and labels.
 
     Raises:
-        ConfigError: one is not there.
+        ConfigError: one is not there, or no weights file.
     """
-    weights, labels = config["model"]["weights"], config["report"]["labels"]
-    files = {
-        "weights": [weights] if is_own_weights(weights) else [],
-        "labels": [labels] if labels else [],
-    }
-    for where, paths in (("model: weights", files["weights"]), ("report: labels", files["labels"])):
-        for path in paths:
-            if not Path(path).is_file():
-                raise ConfigError(f"config: {where}: no such file: {path}")
-    return files
+    labels = config["report"]["labels"]
+    if labels and not Path(labels).is_file():
+        raise ConfigError(f"config: report: labels: no such file: {labels}")
+    weights: list[Path] = []
+    for key, find in (("weights", find_model), ("adapter", find_adapter)):
+        named = config["model"][key]
+        if not named or not is_own_weights(named) or named.startswith(HUB):
+            continue
+        try:
+            files = find(Path(named))
+            for path in files.tensors:
+                tell_kind(path)
+        except WeightsError as error:
+            raise ConfigError(f"config: model: {key}: {error}") from error
+        weights += files.all
+    return {"weights": list(map(str, weights)), "labels": [labels] if labels else []}

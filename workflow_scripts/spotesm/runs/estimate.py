@@ -3,13 +3,12 @@
 import io
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import psutil
 import torch
-from esm.model.esm2 import ESM2
 from rich import filesize
 from rich.console import Console
 from rich.table import Table
@@ -23,6 +22,7 @@ from spotesm.request.request import Request
 from spotesm.sequences.digests import digest_sequence
 from spotesm.sequences.fasta import RejectedSequence, normalise, read_fasta
 from spotesm.sequences.long_sequences import SPECIAL_TOKENS
+from spotesm.weights.untrained import untrained_source
 
 PROBE_LAYERS = 2
 PROBE_SECONDS = 3.0
@@ -99,8 +99,8 @@ def measure_speed(request: Request, device: torch.device) -> float:
     """Return tokens/s on `device`, from a few layers of random numbers."""
     architecture, window = request.architecture, request.long_sequences.window
     # ESM-1b and ESM-1v cost what an ESM-2 of their shape does.
-    probe = ESM2(PROBE_LAYERS, architecture.embedding_dim, architecture.attention_heads)
-    model = ENGINES[request.engine](probe, device, getattr(torch, request.precision))
+    probe = untrained_source(replace(architecture, layers=PROBE_LAYERS, family="esm2"))
+    model = ENGINES[request.engine].of_source(probe, device, getattr(torch, request.precision))
     few = Outputs((MEAN,), (PROBE_LAYERS,))
     length = min(window, PROBE_RESIDUES) + SPECIAL_TOKENS
     lengths = [length] * max(1, choose_token_budget(model, few, window) // length)

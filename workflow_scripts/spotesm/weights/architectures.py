@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+from spotesm.sequences.alphabet import VOCABULARY_SIZE
+
 
 @dataclass(frozen=True)
 class Architecture:
@@ -29,3 +31,55 @@ ARCHITECTURES = {
         for i in range(1, 6)
     },
 }
+
+ESM1_POSITIONS = 1024  # learned, BOS and EOS included
+
+LM_HEAD = tuple(
+    f"lm_head.{name}"
+    for name in (
+        "weight",
+        "bias",
+        "dense.weight",
+        "dense.bias",
+        "layer_norm.weight",
+        "layer_norm.bias",
+    )
+)
+REGRESSION = ("contact_head.regression.weight", "contact_head.regression.bias")
+NORM_BEFORE = ("emb_layer_norm_before.weight", "emb_layer_norm_before.bias")
+POSITIONS = "embed_positions.weight"
+# Of the rotary embedding: one for all layers, though fair-esm's files repeat it in each.
+FREQUENCIES = "rot_emb.inv_freq"
+# What a model may lack, each group as a whole.
+OPTIONAL = (LM_HEAD, REGRESSION, NORM_BEFORE, (FREQUENCIES,))
+
+
+def tensor_shapes(architecture: Architecture) -> dict[str, tuple[int, ...]]:
+    """Return the shape of every tensor that such a model may have, by fair-esm's names."""
+    dim, heads = architecture.embedding_dim, architecture.attention_heads
+    shapes: dict[str, tuple[int, ...]] = {"embed_tokens.weight": (VOCABULARY_SIZE, dim)}
+
+    def add(name: str, *shape: int) -> None:
+        shapes[f"{name}.weight"] = shape
+        shapes[f"{name}.bias"] = shape[:1]
+
+    for number in range(architecture.layers):
+        layer = f"layers.{number}"
+        for part in ("q", "k", "v", "out"):
+            add(f"{layer}.self_attn.{part}_proj", dim, dim)
+        add(f"{layer}.self_attn_layer_norm", dim)
+        add(f"{layer}.fc1", 4 * dim, dim)
+        add(f"{layer}.fc2", dim, 4 * dim)
+        add(f"{layer}.final_layer_norm", dim)
+    add("emb_layer_norm_after", dim)
+    add("lm_head", VOCABULARY_SIZE, dim)
+    add("lm_head.dense", dim, dim)
+    add("lm_head.layer_norm", dim)
+    add("contact_head.regression", 1, architecture.layers * heads)
+    if architecture.family == "esm1":
+        # fair-esm numbers positions from behind that of the padding.
+        shapes[POSITIONS] = (ESM1_POSITIONS + 2, dim)
+        add("emb_layer_norm_before", dim)
+    else:
+        shapes[FREQUENCIES] = (dim // heads // 2,)
+    return shapes

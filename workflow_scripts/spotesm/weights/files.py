@@ -1,81 +1,112 @@
-"""Model files: ESM-2, ESM-1b and ESM-1v as fair-esm's own models, whatever format they lie in.
+"""The files of a model: which ones belong together, and what a file is by its first bytes."""
 
-fair-esm's format is read by fair-esm's own loader: `{"cfg": {"model": Namespace}, "model": state
-dict}`, or `{"args": Namespace, ...}` for ESM-1, with `NAME-contact-regression.pt` beside `NAME.pt`.
-Hugging Face's `model.safetensors` of an ESM-2 is renamed first.
-"""
-
-import argparse
+import json
+import zipfile
+from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 
-import esm.pretrained
-import safetensors.torch
-import torch
-from esm.model.esm1 import ProteinBertModel
-from esm.model.esm2 import ESM2
-from safetensors import SafetensorError
-
-from spotesm.base.durable import replacing
 from spotesm.base.failures import WeightsError
-from spotesm.weights.architectures import Architecture
 
-FairESM = ESM2 | ProteinBertModel
+CONFIG, ADAPTER_CONFIG = "config.json", "adapter_config.json"
+# Of a folder, the first that is there; transformers and peft look in the same order.
+OF_MODEL = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+OF_ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
+BESIDE = (CONFIG, "vocab.txt")
 
-ESM1_POSITIONS = 1024  # learned, BOS and EOS included
-SAFETENSORS = ".safetensors"
-UNTRAINED_SEED = 2  # any fixed number: the same weights, and so the same sha256, everywhere
+
+class Kind(Enum):
+    """What holds tensors."""
+
+    SAFETENSORS = "safetensors"
+    TORCH = "torch"
 
 
-def make_untrained(architecture: Architecture, path: Path) -> None:
-    """Write a model of seeded random numbers, and its contact regression, as fair-esm would.
+@dataclass(frozen=True)
+class ModelFiles:
+    """The files of one model, or of one adapter.
 
-    The same architecture gives the same bytes, and so the same sha256, on every machine.
+    Attributes:
+        tensors: those that hold tensors.
+        others: those that say more of them: config, vocabulary, index, contact regression.
     """
-    layers, dim, heads = (
-        architecture.layers,
-        architecture.embedding_dim,
-        architecture.attention_heads,
+
+    tensors: tuple[Path, ...]
+    others: tuple[Path, ...] = ()
+
+    @property
+    def all(self) -> tuple[Path, ...]:
+        """Every one."""
+        return self.tensors + self.others
+
+    def other(self, name: str) -> Path | None:
+        """Return the file of this name, if it is there."""
+        return next((path for path in self.others if path.name == name), None)
+
+
+def find_model(where: Path) -> ModelFiles:
+    """Return the files of a model that a user names by its file, folder or index.
+
+    Raises:
+        WeightsError: there is no such file, or the folder holds no model.
+    """
+    if where.is_dir():
+        if not (where / CONFIG).exists() and (where / ADAPTER_CONFIG).exists():
+            raise WeightsError(
+                f"{where}: an adapter, not a model; give it as model: adapter, and the model that "
+                "it was trained on as model: weights"
+            )
+        path = _first(where, OF_MODEL)
+        if not (where / CONFIG).exists():
+            raise WeightsError(f"{where}: no {CONFIG} in it; or name the weights file itself")
+    else:
+        path = where
+    if not path.is_file():
+        raise WeightsError(f"no such file or folder: {path}")
+    beside = tuple(f for name in BESIDE if (f := path.with_name(name)).is_file())
+    if path.name.endswith(".index.json"):
+        return ModelFiles(_of_index(path), (*beside, path))
+    regression = regression_path(path)
+    return ModelFiles((path,), (*beside, *([regression] if regression.is_file() else [])))
+
+
+def find_adapter(where: Path) -> ModelFiles:
+    """Return the files of an adapter, in the folder that peft wrote.
+
+    Raises:
+        WeightsError: there is none.
+    """
+    folder = where if where.is_dir() else where.parent
+    if not where.exists() or not (folder / ADAPTER_CONFIG).is_file():
+        raise WeightsError(f"{where}: no adapter; it should be a folder with {ADAPTER_CONFIG}")
+    return ModelFiles((_first(folder, OF_ADAPTER),), (folder / ADAPTER_CONFIG,))
+
+
+def _first(folder: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    held = sorted(path.name for path in folder.glob("*") if path.is_file())
+    raise WeightsError(
+        f"{folder}: holds none of {', '.join(names)}; it holds {', '.join(held[:8]) or 'no file'}"
     )
-    config = argparse.Namespace(
-        encoder_layers=layers,
-        encoder_embed_dim=dim,
-        encoder_attention_heads=heads,
-        token_dropout=True,
-    )
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(UNTRAINED_SEED)
-        if architecture.family == "esm2":
-            model = ESM2(layers, dim, heads)
-            content = {"cfg": {"model": config}}
-        else:
-            config.arch = "roberta_large"
-            config.encoder_ffn_embed_dim = 4 * dim
-            config.max_positions = ESM1_POSITIONS
-            alphabet = esm.Alphabet.from_architecture("ESM-1b")
-            model = ProteinBertModel(_esm1_arguments(config), alphabet)
-            content = {"args": config}
-    state = model.state_dict()
-    regression = {name: state.pop(name) for name in list(state) if "contact_head" in name}
-    trunk = {
-        # fair-esm's files keep the language-model head outside the sentence encoder.
-        f"encoder.{name}" if name.startswith("lm_head") else f"encoder.sentence_encoder.{name}": x
-        for name, x in state.items()
-    }
-    if architecture.has_regression:
-        _save(regression_path(path), {"model": regression})
-    _save(path, {**content, "model": trunk})
 
 
-def _esm1_arguments(config: argparse.Namespace) -> argparse.Namespace:
-    """Return the arguments of fair-esm's `ProteinBertModel`; ESM-1b has a norm in front."""
-    renamed = {name.removeprefix("encoder_"): value for name, value in vars(config).items()}
-    return argparse.Namespace(**renamed, emb_layer_norm_before=True)
-
-
-def _save(path: Path, content: dict) -> None:
-    # Through an open file: given a path, torch.save would put the temporary name into the bytes.
-    with replacing(path) as temporary, open(temporary, "wb") as file:
-        torch.save(content, file)
+def _of_index(path: Path) -> tuple[Path, ...]:
+    try:
+        names = sorted(set(read_settings(path)["weight_map"].values()))
+    except (KeyError, AttributeError, TypeError) as error:
+        raise WeightsError(f"{path}: not an index of a model's files: no weight_map") from error
+    files = tuple(path.with_name(Path(name).name) for name in names)
+    for file in files:
+        if not file.is_file():
+            raise WeightsError(f"{path}: names {file.name}, which is not there")
+    return files
 
 
 def regression_path(path: Path) -> Path:
@@ -83,124 +114,81 @@ def regression_path(path: Path) -> Path:
     return path.with_name(f"{path.stem}-contact-regression.pt")
 
 
-def find_regression(path: Path) -> Path | None:
-    """Return the file that has the contact regression, if there is one."""
-    if path.suffix == SAFETENSORS:
-        return path
-    regression = regression_path(path)
-    return regression if regression.exists() else None
-
-
-def read_checkpoint(path: Path) -> dict:
-    """Read a fair-esm file without unpickling anything but tensors and its Namespace.
+def read_settings(path: Path) -> dict:
+    """Read a JSON file of another program.
 
     Raises:
-        WeightsError: the file is missing, damaged, or holds anything else.
+        WeightsError: it is none.
     """
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no such weights file") from error
-    except Exception as error:  # on foreign bytes torch's reader raises nearly anything
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise WeightsError(f"{path}: damaged, or not a fair-esm weights file ({reason})") from error
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise WeightsError(f"{path}: no JSON, or cut off ({error})") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: not the settings of a model")
+    return content
 
 
-def load_model(path: Path, architecture: Architecture) -> FairESM:
-    """Load a model from a fair-esm file or a `.safetensors` file of an ESM-2.
-
-    In eval mode, float32, on the CPU. The contact regression of a fair-esm file is optional: it
-    changes nothing but contacts.
+def tell_kind(path: Path) -> Kind:
+    """Tell by its first bytes what a file is.
 
     Raises:
-        WeightsError: the file is missing, damaged, or of another architecture.
+        WeightsError: it cannot hold weights; says what it is and what to do.
     """
-    if path.suffix == SAFETENSORS:
-        return _load_safetensors(path, architecture).eval()
-    checkpoint = read_checkpoint(path)
-    found = _read_architecture(path, checkpoint)
-    wanted = (architecture.layers, architecture.embedding_dim, architecture.attention_heads)
-    if found != (architecture.family, *wanted):
-        raise WeightsError(f"{path}: holds {found}, but the config names {architecture}")
-    regression = find_regression(path)
+    size = path.stat().st_size
+    with open(path, "rb") as file:
+        head = file.read(512)
+    if head[:4] == b"PK\x03\x04":
+        if not zipfile.is_zipfile(path):
+            raise WeightsError(f"{path}: its end is missing: half a download; fetch it again")
+        return Kind.TORCH
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return Kind.TORCH
+    length = int.from_bytes(head[:8], "little")
+    if head[8:9] == b"{" and 2 <= length < 1 << 27:  # the library's own limit is 100 MB
+        _check_length(path, size, length)
+        return Kind.SAFETENSORS
+    raise WeightsError(f"{path}: {_describe(head)}")
+
+
+def _check_length(path: Path, size: int, length: int) -> None:
+    with open(path, "rb") as file:
+        header = file.read(8 + length)[8:]
     try:
-        model, _ = esm.pretrained.load_model_and_alphabet_core(
-            architecture.family, checkpoint, read_checkpoint(regression) if regression else None
-        )
-    except (RuntimeError, KeyError) as error:
-        raise WeightsError(f"{path}: {str(error).splitlines()[0]}") from error
-    return model.eval()
-
-
-def _read_architecture(path: Path, checkpoint: dict) -> tuple[str, int, int, int]:
-    try:
-        family = "esm2" if "cfg" in checkpoint else "esm1"
-        config = checkpoint["cfg"]["model"] if family == "esm2" else checkpoint["args"]
-        return (
-            family,
-            config.encoder_layers,
-            config.encoder_embed_dim,
-            config.encoder_attention_heads,
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(f"{path}: not an ESM file in fair-esm's format") from error
-
-
-# -- Hugging Face's names --------------------------------------------------------------------------
-
-_OF_LAYER = {
-    "attention.self.query": "self_attn.q_proj",
-    "attention.self.key": "self_attn.k_proj",
-    "attention.self.value": "self_attn.v_proj",
-    "attention.output.dense": "self_attn.out_proj",
-    "attention.LayerNorm": "self_attn_layer_norm",
-    "intermediate.dense": "fc1",
-    "output.dense": "fc2",
-    "LayerNorm": "final_layer_norm",
-}
-# Files of some versions of transformers have the older names of a norm's parameters.
-_OF_PARAMETER = {"gamma": "weight", "beta": "bias"}
-_OF_MODEL = {
-    "esm.embeddings.word_embeddings": "embed_tokens",
-    "esm.encoder.emb_layer_norm_after": "emb_layer_norm_after",
-    "esm.contact_head.regression": "contact_head.regression",
-    "lm_head": "lm_head",
-    "lm_head.dense": "lm_head.dense",
-    "lm_head.layer_norm": "lm_head.layer_norm",
-    "lm_head.decoder": "lm_head",
-}
-
-
-def _load_safetensors(path: Path, architecture: Architecture) -> ESM2:
-    try:
-        theirs = safetensors.torch.load_file(path)
-    except FileNotFoundError as error:
-        raise WeightsError(f"{path}: no such weights file") from error
-    except (SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: damaged, or no safetensors file ({error})") from error
-    state = {renamed: x for name, x in theirs.items() if (renamed := _fair_esm_name(name))}
-    model = ESM2(architecture.layers, architecture.embedding_dim, architecture.attention_heads)
-    # What others can tell, whether or not it is in the file: rotary frequencies, tied weights.
-    known = {name: x for name, x in model.state_dict().items() if "rot_emb" in name}
-    known["lm_head.weight"] = state.get("embed_tokens.weight")
-    try:
-        model.load_state_dict({**known, **state})
-    except (RuntimeError, TypeError) as error:
+        entries = json.loads(header) if len(header) == length else None
+        ends = [e["data_offsets"][1] for n, e in entries.items() if n != "__metadata__"]
+    except (ValueError, AttributeError, KeyError, TypeError, IndexError):
         raise WeightsError(
-            f"{path}: does not hold an ESM-2 for masked language modelling of the shape that the "
-            f"config names, {architecture} ({str(error).splitlines()[-1].strip()})"
-        ) from error
-    return model
+            f"{path}: its header is damaged, or half a download; fetch it again"
+        ) from None
+    wanted = 8 + length + max(ends, default=0)
+    if size < wanted:
+        raise WeightsError(
+            f"{path}: {size} of {wanted} bytes: half a download, or cut off; fetch it again"
+        )
 
 
-def _fair_esm_name(name: str) -> str | None:
-    """Return what fair-esm calls a parameter of Hugging Face's `EsmForMaskedLM`; None if none."""
-    module, _, parameter = name.rpartition(".")
-    parameter = _OF_PARAMETER.get(parameter, parameter)
-    if module.startswith("esm.encoder.layer."):
-        number, _, module = module.removeprefix("esm.encoder.layer.").partition(".")
-        renamed = _OF_LAYER.get(module)
-        return renamed and f"layers.{number}.{renamed}.{parameter}"
-    renamed = _OF_MODEL.get(module)
-    return renamed and f"{renamed}.{parameter}"
+def _describe(head: bytes) -> str:
+    text = head.lstrip().lower()
+    if not head:
+        return "an empty file; fetch it again"
+    if not head.strip(b"\0"):
+        return "holds zeros: damaged, or half a download; fetch it again"
+    if text.startswith(b"version https://git-lfs"):
+        return "a pointer of git-lfs, not the weights; run `git lfs pull` where it lies"
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<")):
+        return (
+            "a web page, not weights: the download was answered by an error or a login; open it "
+            "to see which, and fetch it again"
+        )
+    if text.startswith((b"{", b"[")):
+        return "a JSON file, not weights; name the folder that it lies in"
+    if head.startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ", b"\x28\xb5\x2f\xfd", b"7z\xbc\xaf")):
+        return "compressed; unpack it first"
+    if head[257:262] == b"ustar":
+        return "a tar archive; unpack it, and name the folder"
+    if head.startswith(b"\x89HDF"):
+        return "an HDF5 file (of TensorFlow?), not weights that torch reads"
+    if head.startswith(b"GGUF"):
+        return "a GGUF file, which is quantised; take the safetensors of the same model"
+    return "damaged, or no weights file: neither safetensors nor a file of torch"

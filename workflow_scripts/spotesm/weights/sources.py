@@ -1,147 +1,115 @@
-"""Which weights a run uses: find, download or make them, and know them by their sha256."""
+"""Open a model, whatever form it has: told by its bytes and its config.json, not by its name."""
 
-import hashlib
-import logging
-import urllib.error
-from dataclasses import asdict, dataclass
+import argparse
+import pickle
+import re
+from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
 
-from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import WeightsError
-from spotesm.base.paths import PRETRAINED, UNTRAINED
-from spotesm.weights.architectures import ARCHITECTURES, Architecture
-from spotesm.weights.files import (
-    FairESM,
-    find_regression,
-    load_model,
-    make_untrained,
-    read_checkpoint,
-    regression_path,
-)
-
-log = logging.getLogger(__name__)
-
-DOWNLOAD_URL = "https://dl.fbaipublicfiles.com/fair-esm/{folder}/{file}"
+from spotesm.weights.adapters import merge_adapter
+from spotesm.weights.architectures import REGRESSION, Architecture
+from spotesm.weights.fair_esm import is_fair_esm, open_fair_esm
+from spotesm.weights.files import Kind, find_adapter, find_model, regression_path, tell_kind
+from spotesm.weights.hugging_face import open_hugging_face
+from spotesm.weights.tensors import Read, Source, check_tensors
 
 
-@dataclass(frozen=True)
-class Weights:
-    """Which weights a run uses.
+def open_source(where: Path, architecture: Architecture, adapter: Path | None = None) -> Source:
+    """Open the model that a user names by its file, folder or index, and check its tensors.
 
-    Attributes:
-        model: name of the architecture, a key of `ARCHITECTURES`.
-        source: `untrained`, `pretrained`, or the path the config gives.
-        path: the weights file; relative to the folder the workflow runs in, unless absolute.
-        sha256: of the weights file, in hex.
-        regression_sha256: of the file that has the contact regression; empty if there is none.
-    """
-
-    model: str
-    source: str
-    path: str
-    sha256: str
-    regression_sha256: str
-
-    @classmethod
-    def read(cls, manifest: Path) -> "Weights":
-        """Read the manifest that `fetch_weights` wrote.
-
-        Raises:
-            WeightsError: another version of spotESM wrote it.
-        """
-        try:
-            return cls(**read_json(manifest))
-        except TypeError as error:
-            raise WeightsError(
-                f"{manifest}: written by another version; run again with --forcerun fetch_weights"
-            ) from error
-
-    @property
-    def architecture(self) -> Architecture:
-        """The shape of the model."""
-        return ARCHITECTURES[self.model]
-
-    @property
-    def untrained(self) -> bool:
-        """Whether the numbers are random."""
-        return self.source == UNTRAINED
-
-
-def fetch_weights(model: str, source: str, folder: Path, manifest: Path) -> None:
-    """Make sure the weights of `model` are on disk and readable, and write their manifest.
-
-    Args:
-        source: `untrained` (made in `folder`), `pretrained` (downloaded to torch's hub folder
-            unless already there), or the path of a file that `load_model` reads.
-        manifest: JSON with the fields of `Weights`.
+    Nothing is read yet but names and shapes.
 
     Raises:
-        WeightsError: the file cannot be had, cannot be read, or is another model.
+        WeightsError: it is not there, damaged, no ESM, of another shape, or says of itself what
+            is not computed here.
     """
-    if source == UNTRAINED:
-        path = folder / f"{model}.pt"
-        make_untrained(ARCHITECTURES[model], path)
-        log.warning("these weights are random: the embeddings will mean nothing biologically")
-    elif source == PRETRAINED:
-        path = _download(model)
+    files = find_model(where)
+    content = _read_torch(files.tensors[0]) if tell_kind(files.tensors[0]) is Kind.TORCH else {}
+    if is_fair_esm(content):
+        path = regression_path(files.tensors[0])
+        regression = (path, _read_torch(path)) if path in files.others else None
+        source = open_fair_esm(files.tensors[0], content, regression, architecture)
     else:
-        path = Path(source)
-    load_model(path, ARCHITECTURES[model])
-    regression = find_regression(path)
-    regression_sha256 = sha256_of(regression) if regression else ""
-    weights = Weights(model, source, str(path), sha256_of(path), regression_sha256)
-    write_json(manifest, asdict(weights))
-    log.info("%s: %s, sha256 %s", model, path, weights.sha256)
+        found = (pair for path in files.tensors for pair in _read_flat(path).items())
+        source = open_hugging_face(str(where), files, found, architecture)
+    if not architecture.has_regression:  # then what is there was never trained
+        kept = {name: read for name, read in source.tensors.items() if name not in REGRESSION}
+        source = replace(source, tensors=kept)
+    check_tensors(source)
+    if adapter is None:
+        return source
+    files = find_adapter(adapter)
+    source = merge_adapter(source, files, _read_flat(files.tensors[0]))
+    check_tensors(source)
+    return source
 
 
-def _download(model: str) -> Path:
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    path = folder / f"{model}.pt"
-    wanted = [("models", path)]
-    if ARCHITECTURES[model].has_regression:
-        wanted.insert(0, ("regression", regression_path(path)))
-    for name, file in wanted:
-        if not file.exists():
-            _download_file(DOWNLOAD_URL.format(folder=name, file=file.name), file)
-    return path
-
-
-def _download_file(url: str, path: Path) -> None:
-    log.info("downloading %s to %s", url, path)
-    try:
-        with replacing(path) as temporary:
-            torch.hub.download_url_to_file(url, str(temporary), progress=False)
-            read_checkpoint(temporary)  # a download that broke off does not load
-    except (urllib.error.URLError, OSError, WeightsError) as error:
-        raise WeightsError(
-            f"cannot download {url} ({error}); fetch it elsewhere and put it at {path}, "
-            "or set model: weights: to the path of a copy"
-        ) from error
-
-
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def load_verified(weights: Weights) -> FairESM:
-    """Load the weights of a manifest, if they are still the file that was fetched.
+def _read_flat(path: Path) -> dict[str, Read]:
+    """Return what reads each tensor of a file that holds nothing else.
 
     Raises:
-        WeightsError: the file is gone or has changed since.
+        WeightsError: it holds anything else.
     """
-    path = Path(weights.path)
-    regression = find_regression(path)
-    if (
-        not path.exists()
-        or sha256_of(path) != weights.sha256
-        or (sha256_of(regression) if regression else "") != weights.regression_sha256
-    ):
+    kind = tell_kind(path)
+    return dict(FORMATS[kind](path))
+
+
+def _open_safetensors(path: Path) -> Iterator[tuple[str, Read]]:
+    try:
+        file = safe_open(path, framework="pt", device="cpu")
+        for name in file.keys():  # noqa: SIM118 - it is no dict
+            yield name, lambda name=name: file.get_tensor(name)
+    except (SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: damaged, or no safetensors file ({error})") from error
+
+
+def _open_flat_torch(path: Path) -> Iterator[tuple[str, Read]]:
+    content = _read_torch(path)
+    others = [str(name) for name, x in content.items() if not isinstance(x, Tensor)]
+    if others:
+        hint = "; save its state_dict alone" if "state_dict" in content else ""
         raise WeightsError(
-            f"{path}: it, or its contact regression, is gone or has changed since fetch_weights; "
-            "run again with --forcerun fetch_weights"
+            f"{path}: not a file of fair-esm or transformers: holds {', '.join(others[:6])}{hint}"
         )
-    return load_model(path, weights.architecture)
+    for name, tensor in content.items():
+        yield name, lambda x=tensor: x
+
+
+# By what a file is: what reads its tensors.
+FORMATS = {Kind.SAFETENSORS: _open_safetensors, Kind.TORCH: _open_flat_torch}
+
+
+def _read_torch(path: Path) -> dict:
+    """Read a file of torch, mapped if it can be; no code is unpickled."""
+    with torch.serialization.safe_globals([argparse.Namespace]):
+        try:
+            if _can_be_mapped(path):
+                content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+            else:
+                with open(path, "rb") as file:
+                    content = torch.load(file, map_location="cpu", weights_only=True)
+        except pickle.UnpicklingError as error:
+            code = re.search(r"(?:GLOBAL|global|class|function) ([\w.]+\.[\w.]+)", str(error))
+            named = f" ({code[1]})" if code else ""
+            raise WeightsError(
+                f"{path}: damaged, or holds Python objects beside tensors{named}, which spotESM "
+                "never runs; save the model's state_dict alone, or as safetensors"
+            ) from error
+        except Exception as error:  # on foreign bytes torch's reader raises nearly anything
+            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            raise WeightsError(f"{path}: damaged; fetch it again ({reason})") from error
+    if not isinstance(content, dict):
+        raise WeightsError(f"{path}: holds a {type(content).__name__}, not the tensors of a model")
+    return content
+
+
+def _can_be_mapped(path: Path) -> bool:
+    """Whether it has torch's format of today, and no name that torch takes for another."""
+    with open(path, "rb") as file:
+        return file.read(2) == b"PK" and path.suffix != ".safetensors"

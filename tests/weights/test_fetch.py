@@ -1,0 +1,149 @@
+"""Weights are found, checked and written down before any shard waits for them."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from source_contract import TINY, whole
+from spotesm.base.failures import WeightsError
+from spotesm.weights import downloads
+from spotesm.weights.architectures import ARCHITECTURES
+from spotesm.weights.fetch import fetch_weights
+from spotesm.weights.files import regression_path
+from spotesm.weights.manifest import Weights, sha256_of
+from spotesm.weights.untrained import make_untrained
+
+MODEL = "esm2_tiny"
+
+
+@pytest.fixture
+def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A small weights file, under the name of a small model that fair-esm does not have."""
+    monkeypatch.setitem(ARCHITECTURES, MODEL, TINY)
+    make_untrained(TINY, tmp_path / f"{MODEL}.pt")
+    return tmp_path / f"{MODEL}.pt"
+
+
+def test_the_sha256_of_one_file_is_its_own(tiny: Path, tmp_path: Path) -> None:
+    fetch_weights(MODEL, str(tiny), tmp_path / "manifest.json")
+    weights = Weights.read(tmp_path / "manifest.json")
+    assert weights.sha256 == sha256_of(tiny)
+    assert weights.regression_sha256 == sha256_of(regression_path(tiny))
+    assert (weights.model, weights.source, weights.path) == (MODEL, str(tiny), str(tiny))
+
+
+def test_a_manifest_of_another_version_or_none(tmp_path: Path) -> None:
+    for content in ('{"model": "x"}', "hello", "[]", '{"sha256": 1, "more": 2}'):
+        (tmp_path / "manifest.json").write_text(content)
+        with pytest.raises(WeightsError, match="run again with --forcerun fetch_weights"):
+            Weights.read(tmp_path / "manifest.json")
+    with pytest.raises(WeightsError, match="no such manifest"):
+        Weights.read(tmp_path / "nothing.json")
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch-home"))
+    return tmp_path / "torch-home" / "hub" / "checkpoints"
+
+
+def test_the_hub_is_where_torch_has_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("HOME", "XDG_CACHE_HOME", "TORCH_HOME"):
+        monkeypatch.setenv(name, str(tmp_path / name))
+        assert downloads.hub_folder() == Path(torch.hub.get_dir())
+
+
+def test_pretrained_weights_already_there_are_used(tiny: Path, hub: Path, tmp_path: Path) -> None:
+    make_untrained(TINY, hub / f"{MODEL}.pt")
+    fetch_weights(MODEL, "pretrained", tmp_path / "manifest.json", contacts=True)
+    weights = Weights.read(tmp_path / "manifest.json")
+    assert weights.path == str(hub / f"{MODEL}.pt")
+    assert weights.regression_sha256
+    assert not weights.untrained
+
+
+@pytest.mark.parametrize("contacts", [False, True])
+def test_the_regression_is_downloaded_only_for_contacts(
+    tiny: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contacts: bool
+) -> None:
+    asked = []
+
+    def serve(url: str, path: Path) -> None:
+        asked.append(url)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes((tmp_path / path.name).read_bytes())
+
+    monkeypatch.setattr(downloads, "download", serve)
+    fetch_weights(MODEL, "pretrained", tmp_path / "manifest.json", contacts=contacts)
+    regression = downloads.ADDRESS.format(
+        folder="regression", file=f"{MODEL}-contact-regression.pt"
+    )
+    model = downloads.ADDRESS.format(folder="models", file=f"{MODEL}.pt")
+    assert asked == ([regression, model] if contacts else [model])
+    assert bool(Weights.read(tmp_path / "manifest.json").regression_sha256) == contacts
+
+
+def test_what_proves_the_weights_may_refuse_them(tiny: Path, tmp_path: Path) -> None:
+    def refuse(weights: Weights) -> None:
+        assert weights.path == str(tiny)
+        raise WeightsError("not the published numbers")
+
+    with pytest.raises(WeightsError, match="not the published numbers"):
+        fetch_weights(MODEL, str(tiny), tmp_path / "manifest.json", prove=refuse)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+# -- the hub of Hugging Face, as it is found offline -----------------------------------------------
+
+
+@pytest.fixture
+def snapshot(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A model in the hub's cache, as a download leaves it."""
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    repository = tmp_path / "hf" / "models--me--tiny"
+    folder = repository / "snapshots" / ("ab" * 20)
+    folder.mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("ab" * 20)
+    return folder
+
+
+def test_a_name_of_the_hub_is_pinned_to_its_commit(snapshot: Path, tmp_path: Path) -> None:
+    save_file(whole(), snapshot / "model.safetensors")
+    (snapshot / "config.json").write_text(CONFIG)
+    for name in ("hf:me/tiny", "hf:me/tiny@main", f"hf:me/tiny@{'ab' * 20}"):
+        fetch_weights(MODEL, name, tmp_path / "manifest.json")
+        weights = Weights.read(tmp_path / "manifest.json")
+        assert weights.source == f"hf:me/tiny@{'ab' * 20}"
+        assert weights.path == str(snapshot)
+        assert weights.sha256 == sha256_of(snapshot / "model.safetensors")
+
+
+CONFIG = """{"model_type": "esm", "vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32,
+"position_embedding_type": "rotary", "layer_norm_eps": 1e-5, "token_dropout": true,
+"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}"""
+
+
+def test_a_name_that_the_hub_cannot_give(snapshot: Path, tmp_path: Path) -> None:
+    for name in ("hf:me/other", "hf:me/tiny@nothing", "hf:no such name"):
+        with pytest.raises(
+            WeightsError, match=f"{name.partition('@')[0]}: cannot be had"
+        ) as caught:
+            fetch_weights(MODEL, name, tmp_path / "manifest.json")
+        assert "\n" not in str(caught.value)
+
+
+def test_another_model_of_the_hub_is_refused_by_its_name(tiny: Path, tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="made from esm2_t12_35M_UR50D"):
+        fetch_weights(MODEL, "hf:facebook/esm2_t12_35M_UR50D", tmp_path / "manifest.json")
+
+
+def test_without_huggingface_hub_it_is_said(
+    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
+    with pytest.raises(WeightsError, match="pip install huggingface_hub"):
+        fetch_weights(MODEL, "hf:me/tiny", tmp_path / "manifest.json")

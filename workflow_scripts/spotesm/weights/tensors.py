@@ -1,0 +1,181 @@
+"""A model as named tensors: what every form of weights becomes, and what must hold of it."""
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from spotesm.base.failures import WeightsError
+from spotesm.weights.architectures import (
+    ARCHITECTURES,
+    LM_HEAD,
+    OPTIONAL,
+    POSITIONS,
+    REGRESSION,
+    Architecture,
+    tensor_shapes,
+)
+
+Read = Callable[[], Tensor]
+FAMILIES = {"esm1": "an ESM-1b or ESM-1v (its positions are learned)", "esm2": "an ESM-2"}
+NAMED_AT_MOST = 4
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where a model's tensors come from.
+
+    Attributes:
+        where: what the user calls it; for messages.
+        architecture: the shape that it has.
+        tensors: what reads each tensor, by fair-esm's name without prefix; mapped from the file
+            where the format allows.
+        files: all files that are read, those that hold tensors first.
+        token_dropout: whether embeddings are scaled as training with masks wants it.
+    """
+
+    where: str
+    architecture: Architecture
+    tensors: Mapping[str, Read]
+    files: tuple[Path, ...] = ()
+    token_dropout: bool = True
+
+    def get(self, name: str) -> Tensor:
+        """Return a tensor, in the precision that it is stored in; not to be written to."""
+        return self.tensors[name]()
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names of all tensors."""
+        return frozenset(self.tensors)
+
+    @property
+    def has_logits(self) -> bool:
+        """Whether the head of masked language modelling is there."""
+        return self.names.issuperset(LM_HEAD)
+
+    @property
+    def has_contacts(self) -> bool:
+        """Whether the contact regression is there."""
+        return self.names.issuperset(REGRESSION)
+
+
+def gather(where: str, found: Iterable[tuple[str, str, Read]]) -> dict[str, Read]:
+    """Collect tensors; what is there twice must be the same.
+
+    Args:
+        found: name, name in the file, and what reads it.
+
+    Raises:
+        WeightsError: two tensors that should be one differ.
+    """
+    tensors: dict[str, Read] = {}
+    origins: dict[str, str] = {}
+    for name, origin, read in found:
+        if name in tensors and not torch.equal(tensors[name](), read()):
+            raise WeightsError(
+                f"{where}: {origins[name]} and {origin} are two values of one tensor, and differ"
+            )
+        tensors[name] = read
+        origins[name] = origin
+    return tensors
+
+
+def tie_decoder(where: str, tensors: dict[str, Read], tied: bool = True) -> None:
+    """Give the head its decoder, which is the token embedding unless the model says otherwise.
+
+    Raises:
+        WeightsError: it should be, and differs.
+    """
+    decoder, embedding = LM_HEAD[0], tensors.get("embed_tokens.weight")
+    if embedding is None:
+        return
+    if decoder not in tensors:
+        if tied and tensors.keys() & set(LM_HEAD):
+            tensors[decoder] = embedding
+    elif tied and not torch.equal(tensors[decoder](), embedding()):
+        raise WeightsError(
+            f"{where}: its decoder ({decoder}) and its token embedding should be one tensor, and "
+            "differ; if the decoder was trained by itself, say tie_word_embeddings: false in a "
+            "config.json beside the file"
+        )
+
+
+def check_tensors(source: Source) -> None:
+    """Check that a source has what its architecture needs, and nothing else.
+
+    Raises:
+        WeightsError: it is of another family or shape, or tensors are missing or too many.
+    """
+    where, wanted = source.where, tensor_shapes(source.architecture)
+    family = "esm1" if POSITIONS in source.names else "esm2"
+    if family != source.architecture.family:
+        raise WeightsError(
+            f"{where}: holds {FAMILIES[family]}, but model: name is "
+            f"{FAMILIES[source.architecture.family]}"
+        )
+    other = _shape_of(source)
+    if other and other != (source.architecture.layers, source.architecture.embedding_dim):
+        raise WeightsError(
+            f"{where}: holds a model of {other[0]} layers and {other[1]} dimensions"
+            f"{_model_of_shape(family, *other)}, but model: name has "
+            f"{source.architecture.layers} and {source.architecture.embedding_dim}"
+        )
+    optional = set().union(*OPTIONAL)
+    missing = wanted.keys() - source.names - optional
+    for group in OPTIONAL:
+        if source.names & set(group):
+            missing |= (wanted.keys() & set(group)) - source.names
+    if missing:
+        raise WeightsError(
+            f"{where}: {_some(missing)} missing; it is not whole, or one of several files (then "
+            "name their folder, or their index)"
+        )
+    if more := source.names - wanted.keys():
+        raise WeightsError(
+            f"{where}: {_some(more)} more than the model has; they would be left out, "
+            "and the numbers be those of another model"
+        )
+    for name in sorted(source.names):
+        if (shape := tuple(source.get(name).shape)) != wanted[name]:
+            raise WeightsError(f"{where}: {name} is {shape}, and should be {wanted[name]}")
+
+
+def _shape_of(source: Source) -> tuple[int, int] | None:
+    numbers = {int(name.split(".")[1]) for name in source.names if name.startswith("layers.")}
+    if not numbers or "embed_tokens.weight" not in source.names:
+        return None
+    if numbers != set(range(len(numbers))):
+        return None  # some are missing, which is the better thing to say
+    return len(numbers), source.get("embed_tokens.weight").shape[-1]
+
+
+def _model_of_shape(family: str, layers: int, dim: int) -> str:
+    for name, shape in ARCHITECTURES.items():
+        if (shape.family, shape.layers, shape.embedding_dim) == (family, layers, dim):
+            return f", as {name}"
+    return ""
+
+
+def _some(names: Iterable[str]) -> str:
+    """Name a few of them, and say how many there are."""
+    names = sorted(names)
+    rest = f" and {len(names) - NAMED_AT_MOST} others" if len(names) > NAMED_AT_MOST else ""
+    verb = "is" if len(names) == 1 else "are"
+    return f"{', '.join(names[:NAMED_AT_MOST])}{rest} {verb}"
+
+
+def check_finite(source: Source) -> None:
+    """Check every number.
+
+    Raises:
+        WeightsError: one is NaN or infinite; names the tensor.
+    """
+    for name in sorted(source.names):
+        if not source.get(name).isfinite().all():
+            raise WeightsError(
+                f"{source.where}: {name} holds a NaN or an infinite number; the file is damaged, "
+                "or its training failed"
+            )
