@@ -33,9 +33,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def weights_manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The manifest of untrained 8M weights."""
+    """The manifest of untrained 8M weights, which are prepared, so that jobs only map them."""
     folder = tmp_path_factory.mktemp("weights")
-    fetch_weights(SMALL_MODEL, "untrained", folder / "manifest.json")
+    fetch_weights(SMALL_MODEL, "untrained", folder / "manifest.json", precision="float32")
     return folder / "manifest.json"
 
 

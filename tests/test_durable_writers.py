@@ -11,6 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from disk import Disk, fail_at, images_of_a_power_cut, lay_out
 from shards import make_merge
 from spotesm.base.durable import read_json, replacing, write_json
@@ -27,7 +28,10 @@ from spotesm.request.results import Results
 from spotesm.sequences.rejected import read_rejected
 from spotesm.sequences.sharding import Shard, split_fasta
 from spotesm.sequences.translation import translate_contigs
-from spotesm.weights.files import _save, read_checkpoint
+from spotesm.weights.architectures import ARCHITECTURES, Architecture
+from spotesm.weights.fetch import fetch_weights
+from spotesm.weights.manifest import Weights
+from spotesm.weights.prepared import RECORD, Prepared
 
 DIM = 4
 OUTPUTS = Outputs(("mean",), (6,))
@@ -297,17 +301,64 @@ class TestTranslation(WriterTests):
         return path.read_text()
 
 
-class TestWeights(WriterTests):
-    names = ("x.pt",)
+@pytest.fixture
+def tiny(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "esm2_tiny", Architecture(2, 16, 2))
+
+
+@pytest.mark.usefixtures("tiny")
+class TestManifest(WriterTests):
+    names = ("manifest.json",)
 
     def prepare(self, folder: Path) -> None:
-        pass
+        write_json(folder / "manifest.json", {"old": 1})
 
     def write(self, folder: Path) -> None:
-        _save(folder / "x.pt", {"model": {}})
+        fetch_weights("esm2_tiny", "untrained", folder / "manifest.json")
 
     def read(self, path: Path) -> object:
-        return read_checkpoint(path)
+        return read_json(path)
+
+
+@pytest.mark.usefixtures("tiny")
+class TestPrepared(WriterTests):
+    """A folder that gets its name when it is whole; damaged before, so that it is made anew."""
+
+    names = (f"*-float32-*/{RECORD}",)
+
+    def prepare(self, folder: Path) -> None:
+        self.write(folder)
+        for path in folder.glob("*/ends.safetensors"):
+            path.write_bytes(path.read_bytes()[:-1])
+
+    @staticmethod
+    def weights_in(folder: Path) -> Prepared:
+        fetch_weights("esm2_tiny", "untrained", folder.parent / "manifest.json")
+        return Prepared(Weights.read(folder.parent / "manifest.json"), torch.float32, folder)
+
+    def write(self, folder: Path) -> None:
+        self.weights_in(folder).make()
+
+    def read(self, path: Path) -> object:
+        return self.weights_in(path.parent.parent).is_right(fully=True)
+
+    def state(self, folder: Path) -> dict[str, object]:
+        """Right, or as good as not there."""
+        return {name: right for name, right in super().state(folder).items() if right}
+
+    def test_bytes_then_name_then_directory(self, folder: Path, disk: Disk) -> None:
+        self.write(folder)
+        ((place, name),) = [
+            (i, n) for i, (call, n) in enumerate(disk.events) if call == "rename" and "old" not in n
+        ]
+        assert list(self.state(folder)) == [f"{name}/{RECORD}"]
+        made = [n for call, n in disk.events[:place] if call == "replace"]
+        assert len(made) == len(list((folder / name).iterdir()))
+        for file in made:
+            end = max(i for i, event in enumerate(disk.events) if event == ("replace", file))
+            assert disk.events[end - 1][0] == "fsync"
+            assert ("fsync", f"{Path(file).parent}/") in disk.events[end:place]
+        assert ("fsync", ".") in disk.events[place:]
 
 
 class TestShardFile(WriterTests):

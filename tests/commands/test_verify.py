@@ -13,6 +13,7 @@ import h5py
 import numpy as np
 import pytest
 from merged import write_merged
+from models import write_fair_esm
 from sequences import write_fasta
 from shards import make_request
 from spotesm.__main__ import main
@@ -22,6 +23,8 @@ from spotesm.hdf5.shard_file import as_attribute
 from spotesm.sequences.digests import digest_sequence
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.rejected import Rejected
+from spotesm.weights.architectures import ARCHITECTURES
+from spotesm.weights.fetch import fetch_weights
 
 N, D, WINDOW = 11, 320, 10
 REJECTED = (0, 5, 12)
@@ -388,16 +391,16 @@ def test_other_weights(dataset: Dataset, weights_manifest: Path) -> None:
 
 
 def test_weights_are_found_where_the_workflow_ran(
-    dataset: Dataset, tmp_path: Path, weights_manifest: Path, monkeypatch: pytest.MonkeyPatch
+    dataset: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """By the file's own place, from any folder; paths in the manifest are relative to it."""
-    folder = tmp_path / "resources/weights/untrained"
-    shutil.copytree(weights_manifest.parent, folder)
-    shutil.move(folder / weights_manifest.name, folder / "esm2_t6_8M_UR50D.json")
-    manifest = folder / "esm2_t6_8M_UR50D.json"
+    monkeypatch.chdir(tmp_path)
+    manifest = Path("resources/weights/untrained/esm2_t6_8M_UR50D.json")
+    path = manifest.with_suffix(".pt")
+    write_fair_esm(ARCHITECTURES["esm2_t6_8M_UR50D"], path)
+    fetch_weights("esm2_t6_8M_UR50D", str(path), manifest)
+    manifest = manifest.absolute()
     content = json.loads(manifest.read_text())
-    content["path"] = "resources/weights/untrained/esm2_t6_8M_UR50D.pt"
-    manifest.write_text(json.dumps(content))
     with h5py.File(dataset.file, "a") as file:
         settings = json.loads(file.attrs["fingerprint"])
         settings["weights_sha256"] = file.attrs["weights_sha256"] = content["sha256"]

@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 import pytest
 import yaml
+from models import write_fair_esm
 from spotesm.base.failures import UserError
 from spotesm.commands import workflow
 from spotesm.commands.workflow import (
@@ -16,6 +17,7 @@ from spotesm.commands.workflow import (
     merge_configs,
     snakemake_line,
 )
+from spotesm.weights.architectures import Architecture
 
 NOTHING = {"model": None, "outputs": None, "layers": None}
 
@@ -42,7 +44,7 @@ def test_what_is_not_given_is_not_written() -> None:
 
 @pytest.mark.usefixtures("folder")
 def test_all_that_is_given_is_written(tmp_path: Path) -> None:
-    (tmp_path / "own.pt").write_text("")
+    write_fair_esm(Architecture(1, 4, 1), tmp_path / "own.pt")
     configs = make(
         "a.fasta",
         "more",
@@ -61,6 +63,28 @@ def test_all_that_is_given_is_written(tmp_path: Path) -> None:
             "layers": [0, -1],
         }
     }
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_name_of_the_hub_is_no_path() -> None:
+    (config,) = make("a.fasta", weights="hf:a/b@main", directory=Path("more")).values()
+    assert config["model"]["weights"] == "hf:a/b@main"
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b"", "an empty file"),
+        (b"<!DOCTYPE html><html>", "a web page, not weights"),
+        (b"version https://git-lfs.github.com/spec/v1\n", "a pointer of git-lfs"),
+    ],
+)
+def test_what_is_no_weights_file_is_refused_at_once(
+    folder: Path, content: bytes, said: str
+) -> None:
+    (folder / "own.pt").write_bytes(content)
+    with pytest.raises(UserError, match=f"model: weights: .*own.pt: {said}"):
+        make("a.fasta", weights="own.pt")
 
 
 @pytest.mark.usefixtures("folder")
@@ -116,7 +140,11 @@ def test_each_file_is_a_dataset_with_the_same_settings() -> None:
         (["a.fasta", "more/a.fa"], {"each": True}, "a.fasta and more/a.fa would both be"),
         (["a.fasta"], {"name": "a b"}, "'a b' cannot be a name"),
         (["a.fasta"], {"model": "esm2_t6_8M"}, "'esm2_t6_8M' is not one of"),
-        (["a.fasta"], {"weights": "pretraned"}, "model: weights: no such file: .*/pretraned"),
+        (
+            ["a.fasta"],
+            {"weights": "pretraned"},
+            "weights: no such file or folder: .*/pretraned",
+        ),
         (["a.fasta"], {"outputs": ["men"]}, "'men' is not one of .*did you mean 'mean'"),
         (["a.fasta"], {"layers": [34]}, "layers: 34: esm2_t33_650M_UR50D has layers 0 to 33"),
         (["a.fasta"], {"layers": [1], "outputs": ["logits"]}, "layers: has no effect"),

@@ -114,9 +114,12 @@ def images_of_a_power_cut(disk: Disk) -> Callable[[], tuple[list[Image], Image]]
     """
     folder = disk.folder
     bytes_of: dict[int, bytes] = {}  # by inode
-    names: dict[str, dict[str, int]] = {}  # by directory
+    names: dict[int, dict[str, int]] = {}  # by the inode of their directory, which may be renamed
     named: set[str] = set()  # directories
     images: list[Image] = []
+
+    def flushed(directory: str) -> dict[str, int]:
+        return names.get((folder / directory).stat().st_ino, {}) if is_named(directory) else {}
 
     def look(directory: str) -> dict[str, int]:
         entries = os.scandir(folder / directory)
@@ -134,13 +137,13 @@ def images_of_a_power_cut(disk: Disk) -> Callable[[], tuple[list[Image], Image]]
     def flush(path: str) -> None:
         place = folder / path
         if place.is_dir():
-            names[str(Path(path))] = look(path)
+            names[place.stat().st_ino] = look(path)
             named.update(d for d in directories() if str(Path(d).parent) == str(Path(path)))
         else:
             bytes_of[place.stat().st_ino] = place.read_bytes()
 
     def cut() -> None:
-        for entries_of in (look, lambda d: names.get(d, {}) if is_named(d) else {}):
+        for entries_of in (look, flushed):
             for lost in (lambda size: b"", lambda size: b"\xa5" * size):
                 images.append(
                     {
@@ -154,8 +157,8 @@ def images_of_a_power_cut(disk: Disk) -> Callable[[], tuple[list[Image], Image]]
 
     for directory in directories():
         named.add(directory)
-        names[directory] = look(directory)
-        for name in names[directory]:
+        names[(folder / directory).stat().st_ino] = look(directory)
+        for name in look(directory):
             flush(os.path.normpath(f"{directory}/{name}"))
 
     def after(call: str, name: str) -> None:

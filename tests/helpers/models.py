@@ -1,12 +1,16 @@
 """Models of fair-esm, and our engines made from them."""
 
+import argparse
 from pathlib import Path
 
+import esm
 import torch
+from esm.model.esm1 import ProteinBertModel
 from esm.model.esm2 import ESM2
 from spotesm.model.packed import PackedESM2
 from spotesm.model.reference import FairESM, ReferenceEngine, fair_esm_model
-from spotesm.weights.architectures import FREQUENCIES, Architecture
+from spotesm.weights.architectures import ESM1_POSITIONS, FREQUENCIES, Architecture
+from spotesm.weights.files import regression_path
 from spotesm.weights.sources import open_source
 from spotesm.weights.tensors import Source
 
@@ -34,3 +38,53 @@ def reference(model: ESM2, dtype: torch.dtype) -> ReferenceEngine:
 def load_model(path: Path, architecture: Architecture) -> FairESM:
     """fair-esm's model over the tensors of a file."""
     return fair_esm_model(open_source(path, architecture))
+
+
+def write_fair_esm(architecture: Architecture, path: Path, source: Source | None = None) -> None:
+    """Write a model and its contact regression, as fair-esm's files are.
+
+    The numbers are those of `source`, or as fair-esm initialises a model.
+    """
+    layers, dim, heads = (
+        architecture.layers,
+        architecture.embedding_dim,
+        architecture.attention_heads,
+    )
+    config = argparse.Namespace(
+        encoder_layers=layers,
+        encoder_embed_dim=dim,
+        encoder_attention_heads=heads,
+        token_dropout=True,
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        if architecture.family == "esm2":
+            model = ESM2(layers, dim, heads)
+            content = {"cfg": {"model": config}}
+        else:
+            config.arch = "roberta_large"
+            config.encoder_ffn_embed_dim = 4 * dim
+            config.max_positions = ESM1_POSITIONS
+            alphabet = esm.Alphabet.from_architecture("ESM-1b")
+            model = ProteinBertModel(_esm1_arguments(config), alphabet)
+            content = {"args": config}
+    if source:
+        model.load_state_dict({name: source.get(name) for name in source.names}, strict=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state = model.state_dict()
+    regression = {name: state.pop(name) for name in list(state) if "contact_head" in name}
+    trunk = {
+        # fair-esm's files keep the language-model head outside the sentence encoder.
+        f"encoder.{name}" if name.startswith("lm_head") else f"encoder.sentence_encoder.{name}": x
+        for name, x in state.items()
+    }
+    if architecture.has_regression:
+        torch.save({"model": regression}, regression_path(path))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({**content, "model": trunk}, path)
+
+
+def _esm1_arguments(config: argparse.Namespace) -> argparse.Namespace:
+    """Return the arguments of fair-esm's `ProteinBertModel`; ESM-1b has a norm in front."""
+    renamed = {name.removeprefix("encoder_"): value for name, value in vars(config).items()}
+    return argparse.Namespace(**renamed, emb_layer_norm_before=True)

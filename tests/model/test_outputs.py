@@ -9,7 +9,7 @@ import esm
 import numpy as np
 import pytest
 import torch
-from models import load_model, packed, source_of
+from models import load_model, packed, source_of, write_fair_esm
 from sequences import WINDOWED, random_sequence
 from shards import make_request
 from spotesm.model.encoder import Batch, Encoder
@@ -19,7 +19,6 @@ from spotesm.request.outputs import Outputs
 from spotesm.request.results import Results
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.weights.architectures import Architecture
-from spotesm.weights.untrained import make_untrained
 
 CPU = torch.device("cpu")
 LAYERS = tuple(range(7))
@@ -174,7 +173,7 @@ def test_layers_are_counted_as_fair_esm_does() -> None:
 
 def test_esm1_runs_by_the_reference_engine(tmp_path: Path) -> None:
     shape = Architecture(2, 16, 2, "esm1")
-    make_untrained(shape, tmp_path / "esm1b.pt")
+    write_fair_esm(shape, tmp_path / "esm1b.pt")
     model = load_model(tmp_path / "esm1b.pt", shape)
     outputs = Outputs(("mean", "contacts"), (0, 2))
     encoder = Encoder(

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from models import write_fair_esm
 from safetensors.torch import save_file
 from source_contract import TINY, whole
 from spotesm.base.failures import WeightsError
@@ -12,7 +13,6 @@ from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.fetch import fetch_weights
 from spotesm.weights.files import regression_path
 from spotesm.weights.manifest import Weights, sha256_of
-from spotesm.weights.untrained import make_untrained
 
 MODEL = "esm2_tiny"
 
@@ -21,7 +21,7 @@ MODEL = "esm2_tiny"
 def tiny(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A small weights file, under the name of a small model that fair-esm does not have."""
     monkeypatch.setitem(ARCHITECTURES, MODEL, TINY)
-    make_untrained(TINY, tmp_path / f"{MODEL}.pt")
+    write_fair_esm(TINY, tmp_path / f"{MODEL}.pt")
     return tmp_path / f"{MODEL}.pt"
 
 
@@ -55,7 +55,7 @@ def test_the_hub_is_where_torch_has_it(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 
 def test_pretrained_weights_already_there_are_used(tiny: Path, hub: Path, tmp_path: Path) -> None:
-    make_untrained(TINY, hub / f"{MODEL}.pt")
+    write_fair_esm(TINY, hub / f"{MODEL}.pt")
     fetch_weights(MODEL, "pretrained", tmp_path / "manifest.json", contacts=True)
     weights = Weights.read(tmp_path / "manifest.json")
     assert weights.path == str(hub / f"{MODEL}.pt")

@@ -11,7 +11,7 @@ from pathlib import Path
 import esm
 import pytest
 import torch
-from models import CPU
+from models import CPU, write_fair_esm
 from preparing import prepare_slowly
 from safetensors.torch import load_file
 from source_contract import TINY
@@ -27,7 +27,6 @@ from spotesm.weights.fetch import fetch_weights
 from spotesm.weights.layout import pair_halves
 from spotesm.weights.manifest import Weights
 from spotesm.weights.prepared import Prepared
-from spotesm.weights.untrained import make_untrained
 
 ALL = Outputs(("residues", "logits", "contacts"), (0, 1, 2))
 PRECISIONS = ("float32", "bfloat16", "float16")
@@ -37,7 +36,7 @@ WAIT_SECONDS = 120
 @pytest.fixture
 def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
     monkeypatch.setitem(ARCHITECTURES, "esm2_tiny", TINY)
-    make_untrained(TINY, tmp_path / "esm2_tiny.pt")
+    write_fair_esm(TINY, tmp_path / "esm2_tiny.pt")
     fetch_weights("esm2_tiny", str(tmp_path / "esm2_tiny.pt"), tmp_path / "manifest.json")
     return Weights.read(tmp_path / "manifest.json")
 

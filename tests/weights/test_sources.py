@@ -10,6 +10,7 @@ from pathlib import Path
 import esm
 import pytest
 import torch
+from models import write_fair_esm
 from safetensors.torch import save_file
 from source_contract import (
     TINY,
@@ -25,7 +26,7 @@ from spotesm.base.failures import WeightsError
 from spotesm.weights.architectures import ARCHITECTURES, tensor_shapes
 from spotesm.weights.files import regression_path
 from spotesm.weights.sources import open_source
-from spotesm.weights.untrained import make_untrained, untrained_source
+from spotesm.weights.untrained import untrained_source
 
 
 def fair_esms_own(path: Path) -> Values:
@@ -40,7 +41,7 @@ class TestFairEsm(SourceTests):
     name = "esm2_mine.pt"  # by which fair-esm tells the family
 
     def write(self, folder: Path) -> Path:
-        make_untrained(self.architecture, folder / self.name)
+        write_fair_esm(self.architecture, folder / self.name)
         return folder / self.name
 
     def expected(self, where: Path) -> Values:
@@ -91,7 +92,7 @@ def test_all_architectures_are_fair_esms() -> None:
 
 def test_shapes_are_those_of_fair_esms_own_models(tmp_path: Path) -> None:
     for shape in (TINY, TINY_ESM1):
-        make_untrained(shape, tmp_path / "x.pt")
+        write_fair_esm(shape, tmp_path / "x.pt")
         source = open_source(tmp_path / "x.pt", shape)
         assert source.names == tensor_shapes(shape).keys()
         assert untrained_source(shape).names == source.names - {"rot_emb.inv_freq"}
@@ -219,7 +220,7 @@ def test_what_is_there_twice_and_equal_is_used(tmp_path: Path) -> None:
 
 @pytest.fixture
 def tiny(tmp_path: Path) -> Path:
-    make_untrained(TINY, tmp_path / "esm2_tiny.pt")
+    write_fair_esm(TINY, tmp_path / "esm2_tiny.pt")
     return tmp_path / "esm2_tiny.pt"
 
 

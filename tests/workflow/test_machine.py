@@ -42,7 +42,7 @@ def test_an_error_of_the_user_is_tried_once_in_a_run(folder: Path) -> None:
         output = snakemake(folder, *RUN).stdout
         assert output.count("Trying to restart job") == 3
         assert events(folder) == ["start", "failed"] * run
-        assert "is gone or has changed since fetch_weights" in last_block(output)
+        assert "not the weights that fetch_weights wrote down" in last_block(output)
         assert "in embed_shard, shard 1-of-1 of d [generic]" in last_block(output)
     write_json(manifest, whole)
     mended = snakemake(folder, *RUN)

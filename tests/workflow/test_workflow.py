@@ -12,10 +12,13 @@ import h5py
 import numpy as np
 import pytest
 from Bio.Seq import Seq
+from models import write_fair_esm
 from sequences import random_sequence, write_fasta
 from shards import assert_same_datasets
 from snakemake_runs import interrupt_when, snakemake, write_config
 from spotesm.hdf5.reader import Embeddings
+from spotesm.weights.architectures import ARCHITECTURES
+from spotesm.weights.untrained import untrained_source
 
 FOUR_GPUS = ("--cores", "all", "--resources", "gpu=4")
 # So small that each shard has many batches, and can be interrupted between them.
@@ -198,8 +201,10 @@ def test_other_budgets_jobs_and_shards_between_attempts(
 def test_own_weights_and_no_checkpoints(
     tmp_path: Path, records: list[tuple[str, str]], finished: tuple[Path, str]
 ) -> None:
-    shutil.copytree(finished[0] / "resources/weights/untrained", tmp_path / "copied")
-    model = {"name": "esm2_t6_8M_UR50D", "weights": "copied/esm2_t6_8M_UR50D.pt"}
+    """The same numbers, in a file of fair-esm."""
+    small = ARCHITECTURES["esm2_t6_8M_UR50D"]
+    write_fair_esm(small, tmp_path / "mine.pt", untrained_source(small))
+    model = {"name": "esm2_t6_8M_UR50D", "weights": "mine.pt"}
     config = prepare(tmp_path, records, shards=3, model=model, checkpoint={"enabled": False})
     embed(tmp_path, *config, *SMALL_BATCHES)
     result, expected = (folder / "results/d/embeddings.h5" for folder in (tmp_path, finished[0]))

@@ -105,12 +105,12 @@ def shard_file(fasta: Path) -> Path:
     return fasta.with_suffix(".h5")
 
 
-def is_own_weights(source: str) -> bool:
-    """Whether the config names weights of the user's own, not `untrained` or `pretrained`."""
-    return source not in (UNTRAINED, PRETRAINED)
+def is_path_of_weights(source: str) -> bool:
+    """Whether the config names weights by the path of a file or folder."""
+    return source not in (UNTRAINED, PRETRAINED) and not source.startswith(HUB)
 
 
 def weights_manifest(model: str, source: str, adapter: str = "") -> Path:
     """Return the manifest of weights; each source has its own, so that none replaces another."""
-    source = f"{source} + {adapter}" if adapter else source
-    return WEIGHTS / ("custom" if is_own_weights(source) else source) / f"{model}.json"
+    plain = source in (UNTRAINED, PRETRAINED) and not adapter
+    return WEIGHTS / (source if plain else "custom") / f"{model}.json"

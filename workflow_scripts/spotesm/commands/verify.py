@@ -252,7 +252,7 @@ def recompute(
     found, folder = find_manifest(embeddings, manifest)
     weights = read_weights(found)
     if weights.sha256 != embeddings.attributes["weights_sha256"]:
-        raise IncompleteError(f"{weights.path}: not the weights that {embeddings.path} names")
+        raise IncompleteError(f"{weights.source}: not the weights that {embeddings.path} names")
     with chdir(Path.cwd() if Path(weights.path).exists() else folder):
         model = fair_esm_model(weights.open())
     tolerance = max(TOLERANCES[request.precision], TOLERANCES[request.store_dtype])

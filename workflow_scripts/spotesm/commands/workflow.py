@@ -12,7 +12,7 @@ import yaml
 
 from spotesm.base.durable import replacing
 from spotesm.base.failures import ConfigError, UserError
-from spotesm.base.paths import REPOSITORY, SCHEMA, DatasetPaths, is_own_weights
+from spotesm.base.paths import REPOSITORY, SCHEMA, DatasetPaths, is_path_of_weights
 from spotesm.request.config import Dataset, check_config, dataset_name, expand_path, own_files
 from spotesm.request.inputs import find_fasta
 
@@ -73,8 +73,8 @@ INPUT_OPTIONS = (
     click.option(
         "--weights",
         metavar="PATH",
-        help="pretrained (downloaded once; if left out), untrained (random, to try it offline), or "
-        "a file of your own.",
+        help="pretrained (downloaded once; if left out), untrained (random, to try it offline), "
+        "hf:OWNER/NAME, or a file or folder of your own.",
     ),
     click.option(
         "--outputs",
@@ -132,7 +132,7 @@ def make_configs(
         def config_with(
             place: Callable[[str], str], dataset: str = dataset, files: list[str] = files
         ) -> dict:
-            own = place(weights) if weights and is_own_weights(weights) else weights
+            own = place(weights) if weights and is_path_of_weights(weights) else weights
             paths = [place(file) for file in files]
             return _make_config(dataset, paths, nucleotide, weights=own, **asked)
 

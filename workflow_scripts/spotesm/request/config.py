@@ -14,7 +14,7 @@ from jsonschema import Draft202012Validator, validators
 from jsonschema.exceptions import ValidationError, best_match
 
 from spotesm.base.failures import ConfigError, WeightsError
-from spotesm.base.paths import HUB, SCHEMA, is_own_weights
+from spotesm.base.paths import SCHEMA, is_path_of_weights
 from spotesm.request.outputs import OUTPUTS
 from spotesm.request.request import Request
 from spotesm.sequences.long_sequences import WHOLE, LongSequences
@@ -365,7 +365,7 @@ def own_files(config: Mapping) -> dict[str, list[str]]:
     weights: list[Path] = []
     for key, find in (("weights", find_model), ("adapter", find_adapter)):
         named = config["model"][key]
-        if not named or not is_own_weights(named) or named.startswith(HUB):
+        if not named or not is_path_of_weights(named):
             continue
         try:
             files = find(Path(named))

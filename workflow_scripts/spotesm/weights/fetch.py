@@ -13,7 +13,6 @@ from spotesm.weights.hugging_face import check_origin
 from spotesm.weights.manifest import Weights, know, open_named
 from spotesm.weights.prepared import Prepared, default_folder
 from spotesm.weights.tensors import check_finite
-from spotesm.weights.untrained import make_untrained
 
 log = logging.getLogger(__name__)
 
@@ -47,7 +46,7 @@ def fetch_weights(
         WeightsError: they cannot be had, cannot be read, are another model, or lack what an
             output needs.
     """
-    named, path = _find(model, source, contacts, manifest.parent)
+    named, path = _find(model, source, contacts)
     if adapter:
         named_adapter, adapter = _find_hub(adapter)
         named = f"{named} + {named_adapter}"
@@ -65,11 +64,10 @@ def fetch_weights(
         log.warning("these weights are random: the embeddings will mean nothing biologically")
 
 
-def _find(model: str, source: str, contacts: bool, folder: Path) -> tuple[str, str]:
-    """Return what the weights are called for good, and their path."""
+def _find(model: str, source: str, contacts: bool) -> tuple[str, str]:
+    """Return what the weights are called for good, and their path; untrained ones have none."""
     if source == UNTRAINED:
-        make_untrained(ARCHITECTURES[model], folder / f"{model}.pt")
-        return UNTRAINED, str(folder / f"{model}.pt")
+        return UNTRAINED, ""
     if source == PRETRAINED:
         regression = contacts and ARCHITECTURES[model].has_regression
         return PRETRAINED, str(download_pretrained(model, regression))

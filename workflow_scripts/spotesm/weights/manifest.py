@@ -1,12 +1,12 @@
 """Which weights a run uses: what `fetch_weights` found, known by sha256."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from spotesm.base.durable import read_json, write_json
 from spotesm.base.failures import WeightsError
-from spotesm.base.paths import UNTRAINED
 from spotesm.weights.architectures import ARCHITECTURES, Architecture
 from spotesm.weights.files import CONFIG, regression_path
 from spotesm.weights.sources import open_source
@@ -69,7 +69,7 @@ class Weights:
     @property
     def untrained(self) -> bool:
         """Whether the numbers are random."""
-        return self.source == UNTRAINED
+        return not self.path
 
     def check_has(self, logits: bool, contacts: bool) -> None:
         """Check that what outputs need is there.
@@ -101,7 +101,13 @@ class Weights:
                     f"{path}: it is gone, or has changed since fetch_weights; run again with "
                     "--forcerun fetch_weights"
                 )
-        return open_named(self.model, self.path, self.adapter)
+        source = open_named(self.model, self.path, self.adapter)
+        if _sha256_of_all(self.model, self.path, source, self.files) != self.sha256:
+            raise WeightsError(
+                f"{self.source}: not the weights that fetch_weights wrote down; run again with "
+                "--forcerun fetch_weights"
+            )
+        return source
 
 
 def open_named(model: str, path: str, adapter: str) -> Source:
@@ -120,11 +126,8 @@ def know(model: str, named: str, path: str, adapter: str, source: Source) -> Wei
         source: opened from `path` and `adapter`.
     """
     files = {str(file): sha256_of(file) for file in source.files}
-    regression = str(regression_path(Path(path))) if path else ""
-    if path:
-        sha256 = _sha256_of_many(source, {f: s for f, s in files.items() if f != regression})
-    else:
-        sha256 = hashlib.sha256(f"{RECIPE}: {model}".encode()).hexdigest()
+    sha256 = _sha256_of_all(model, path, source, files)
+    regression = files.get(str(regression_path(Path(path))), sha256) if path else sha256
     return Weights(
         model,
         named,
@@ -132,17 +135,20 @@ def know(model: str, named: str, path: str, adapter: str, source: Source) -> Wei
         adapter,
         files,
         sha256,
-        files.get(regression, sha256) if source.has_contacts else "",
+        regression if source.has_contacts else "",
         source.has_logits,
     )
 
 
-def _sha256_of_many(source: Source, files: dict[str, str]) -> str:
+def _sha256_of_all(model: str, path: str, source: Source, files: Mapping[str, str]) -> str:
     """Return the sha256 of one file; of several, and what else was said, that of all of it."""
-    lines = sorted(f"{Path(f).name} {s}" for f, s in files.items() if Path(f).name != CONFIG)
+    beside = {CONFIG, regression_path(Path(path)).name} if path else set()
+    lines = sorted(f"{Path(f).name} {s}" for f, s in files.items() if Path(f).name not in beside)
+    if not path:
+        lines.append(f"{RECIPE}: {model}")
     if not source.token_dropout:
         lines.append("token_dropout false")
-    if len(lines) == 1:
+    if path and len(lines) == 1:
         return lines[0].rpartition(" ")[2]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
