@@ -2,6 +2,7 @@
 # make run       embeds the demo   make lint   what CI checks
 # make plan      what it will cost make bench  how fast it is here
 # make status    how far it is     make chaos  two hundred random faults
+# make acceptance    what needs a network or a GPU to be proven
 PYTHON ?= python3
 BIN := .venv/bin
 ifneq ($(shell command -v uv),)
@@ -12,7 +13,7 @@ MAKE_VENV = $(PYTHON) -m venv --clear .venv
 PIP_INSTALL = $(BIN)/pip install --disable-pip-version-check --quiet
 endif
 
-.PHONY: install run status plan test lint chaos mutants bench
+.PHONY: install run status plan test lint chaos mutants acceptance bench
 
 install: .venv/installed
 
@@ -46,12 +47,18 @@ mutants: .venv/installed-tests
 chaos: .venv/installed-tests
 	CHAOS_FAULTS=200 $(BIN)/pytest -m chaos -s
 
+# What needs a network or a GPU: published weights, their known answer, half precision, speed.
+acceptance: .venv/installed-tests
+	@$(PIP_INSTALL) --requirement benchmarks/requirements.txt
+	@$(BIN)/python tests/acceptance/run.py $(ACCEPTANCE)
+
 bench: .venv/installed
 	$(PIP_INSTALL) --requirement benchmarks/requirements.txt
 	$(BIN)/python benchmarks/throughput.py --model esm2_t6_8M_UR50D --sequences 150 --worker 1500 $(BENCH)
 	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 24 $(BENCH)
 	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 24 --precision bfloat16 $(BENCH)
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/start_up.py --model esm2_t33_650M_UR50D --file --sequences 4
 
 # Made again when the pins change; a second call installs nothing.
 .venv/installed: envs/requirements.txt pyproject.toml

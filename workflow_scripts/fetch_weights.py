@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from spotesm.model.known_answer import check_known_answer
 from spotesm.step import step
 from spotesm.weights.fetch import fetch_weights
 
@@ -15,4 +16,5 @@ with step(snakemake.log[0]):
         contacts=snakemake.params.contacts,
         precision=snakemake.params.precision,
         prepared=Path(snakemake.params.prepared) if snakemake.params.prepared else None,
+        prove=check_known_answer,
     )

@@ -1,0 +1,97 @@
+"""The known answer: here that of a random model, which transformers itself computes."""
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from models import write_fair_esm
+from spotesm.base.failures import WeightsError
+from spotesm.model import known_answer
+from spotesm.model.known_answer import ANSWERS, MODEL, Answer, check_known_answer
+from spotesm.weights.architectures import ARCHITECTURES
+from spotesm.weights.fetch import fetch_weights
+
+COMMIT = "cd" * 20
+HUB_NAME = f"hf:facebook/{MODEL}"
+
+
+@pytest.fixture(scope="module")
+def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Answer, ...]]:
+    """A random model in the cache of the hub, and what transformers says that it gives."""
+    transformers = pytest.importorskip("transformers")
+    shape = ARCHITECTURES[MODEL]
+    config = transformers.EsmConfig(
+        vocab_size=33,
+        mask_token_id=32,
+        pad_token_id=1,
+        hidden_size=shape.embedding_dim,
+        num_hidden_layers=shape.layers,
+        num_attention_heads=shape.attention_heads,
+        intermediate_size=4 * shape.embedding_dim,
+        position_embedding_type="rotary",
+        token_dropout=True,
+        emb_layer_norm_before=False,
+        layer_norm_eps=1e-5,
+    )
+    model = transformers.EsmForMaskedLM(config).eval()
+    cache = tmp_path_factory.mktemp("hf")
+    repository = cache / f"models--facebook--{MODEL}"
+    model.save_pretrained(repository / "snapshots" / COMMIT)
+    (repository / "refs").mkdir()
+    (repository / "refs/main").write_text(COMMIT)
+    answers = []
+    for answer in ANSWERS:
+        tokens = torch.tensor([answer.tokens])
+        with torch.inference_mode():
+            logits, hidden = model(tokens).logits, model.esm(tokens).last_hidden_state
+        values = (logits if answer.output == "logits" else hidden)[0, :3, :3]
+        answers.append(dataclasses.replace(answer, values=tuple(map(tuple, values.tolist()))))
+    return cache, tuple(answers)
+
+
+@pytest.fixture
+def fetch(
+    published: tuple[Path, tuple[Answer, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], None]:
+    constants = pytest.importorskip("huggingface_hub").constants
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(published[0]))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(known_answer, "ANSWERS", published[1])
+    manifest = tmp_path / "manifest.json"
+    return lambda source: fetch_weights(MODEL, source, manifest, prove=check_known_answer)
+
+
+def test_what_gives_the_known_numbers_passes(fetch: Callable[[str], None], tmp_path: Path) -> None:
+    for source in (HUB_NAME, f"{HUB_NAME}@main", f"{HUB_NAME}@{COMMIT}"):
+        fetch(source)
+        (tmp_path / "manifest.json").unlink()
+
+
+@pytest.mark.parametrize("place", range(2 * 3 * 3))
+def test_one_other_number_ends_it(
+    fetch: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+) -> None:
+    answers = [[list(row) for row in answer.values] for answer in known_answer.ANSWERS]
+    answers[place // 9][place // 3 % 3][place % 3] += 2.5e-4
+    changed = [
+        dataclasses.replace(answer, values=tuple(map(tuple, values)))
+        for answer, values in zip(known_answer.ANSWERS, answers, strict=True)
+    ]
+    monkeypatch.setattr(known_answer, "ANSWERS", changed)
+    with pytest.raises(WeightsError, match=f"not the published {MODEL}: its (residues|logits) are"):
+        fetch(HUB_NAME)
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_pretrained_is_asked_and_what_is_one_s_own_is_not(
+    fetch: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
+    path = tmp_path / "home/hub/checkpoints" / f"{MODEL}.pt"
+    write_fair_esm(ARCHITECTURES[MODEL], path)
+    with pytest.raises(WeightsError, match=f"{path}: not the published"):
+        fetch("pretrained")
+    fetch(str(path))
+    fetch("untrained")
