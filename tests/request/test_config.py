@@ -113,6 +113,36 @@ def test_what_is_wrong_is_refused_by_name(keys: dict, line: str) -> None:
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("keys", "path", "read"),
+    [
+        ({"layers": ["0", "3", "-1"]}, ("layers",), [0, 3, -1]),
+        ({"checkpoint": {"force_restart": "true"}}, ("checkpoint", "force_restart"), True),
+        ({"checkpoint": {"keep_parts": "False"}}, ("checkpoint", "keep_parts"), False),
+        ({"checkpoint": {"seconds": "1.5"}}, ("checkpoint", "seconds"), 1.5),
+        ({"long_sequences": {"window": "300"}}, ("long_sequences", "window"), 300),
+        (
+            {"datasets": {"a": {"fasta": "1", "alphabet": "nucleotide", "min_orf": "9"}}},
+            ("datasets", "a"),
+            {"fasta": "1", "alphabet": "nucleotide", "min_orf": 9},
+        ),
+    ],
+)
+def test_numbers_may_be_given_as_text(keys: dict, path: tuple[str, ...], read: object) -> None:
+    """Snakemake reads all scalars as text inside of a list or mapping of --config."""
+    found: object = check(**keys)
+    for step in path:
+        found = found[step]
+    assert found == read
+    assert type(found) is type(read)
+
+
+@pytest.mark.parametrize("text", ["2.0", "many", "[", "", "true", "1, 2"])
+def test_text_that_is_no_such_number(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"long_sequences: window: .* is not of type 'integer'"):
+        check(long_sequences={"window": text})
+
+
 def test_one_value_is_taken_for_a_list_of_one() -> None:
     config = check(outputs="bos", layers=3)
     assert (config["outputs"], config["layers"]) == (["bos"], [3])

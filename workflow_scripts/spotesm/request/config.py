@@ -2,21 +2,19 @@
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
 
 import yaml
 from Bio.Data.CodonTable import unambiguous_dna_by_id
-from jsonschema import Draft202012Validator, validators
-from jsonschema.exceptions import ValidationError, best_match
 
 from spotesm.base.failures import ConfigError, WeightsError
-from spotesm.base.paths import SCHEMA, is_path_of_weights
+from spotesm.base.paths import is_path_of_weights
 from spotesm.request.outputs import OUTPUTS
 from spotesm.request.request import Request
+from spotesm.request.schema import check_schema
 from spotesm.sequences.long_sequences import WHOLE, LongSequences
 from spotesm.weights.files import find_adapter, find_model, tell_kind
 
@@ -73,7 +71,7 @@ def check_config(given: Mapping) -> dict:
     _take_shorthands(config)
     _expand_paths(config)
     asked = deepcopy(config)
-    _check_schema(config)
+    check_schema(config)
     request = Request.of_config(config)
     _check_datasets(config["datasets"])
     _check_windows(request)
@@ -171,50 +169,6 @@ def expand_path(path: str, where: str) -> str:
             "its own; rename it, or make a link to it"
         )
     return expanded
-
-
-def _check_schema(config: dict) -> None:
-    """Check the config against its schema, and fill in the defaults."""
-    schema = yaml.safe_load(SCHEMA.read_text(encoding="utf-8"))
-    errors = list(_filling_validator()(schema).iter_errors(config))
-    if errors:
-        raise ConfigError(_describe(best_match(errors)))
-
-
-def _filling_validator() -> type[Draft202012Validator]:
-    """Return a validator that fills in defaults, as jsonschema's documentation shows."""
-
-    def fill(
-        validator: Draft202012Validator, properties: dict, instance: object, schema: dict
-    ) -> Iterator[ValidationError]:
-        if isinstance(instance, dict):
-            for name, rule in properties.items():
-                if "default" in rule:
-                    instance.setdefault(name, deepcopy(rule["default"]))
-        yield from Draft202012Validator.VALIDATORS["properties"](
-            validator, properties, instance, schema
-        )
-
-    # Not JSON's integers, among which 3.0 is.
-    integers = Draft202012Validator.TYPE_CHECKER.redefine(
-        "integer", lambda _, value: isinstance(value, int) and not isinstance(value, bool)
-    )
-    return validators.extend(Draft202012Validator, {"properties": fill}, type_checker=integers)
-
-
-def _describe(error: ValidationError) -> str:
-    where = ": ".join(map(str, error.absolute_path)) or "top level"
-    hint = ""
-    if error.validator == "additionalProperties":
-        known = list(error.schema["properties"])
-        unknown = [str(name) for name in error.instance if name not in known]
-        close = get_close_matches(unknown[0], known, 1)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; it may have {', '.join(known)}"
-        return f"config: {where}: {', '.join(map(repr, unknown))} is no key there{hint}"
-    if error.validator == "enum" and isinstance(error.instance, str):
-        close = get_close_matches(error.instance, map(str, error.validator_value), 1)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
-    return f"config: {where}: {error.message}{hint}"
 
 
 def _check_datasets(datasets: dict) -> None:
