@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "workflow_sc
 from spotesm.base.failures import ConfigError, InputError
 from spotesm.base.logs import print_any_letter, printable
 from spotesm.base.paths import RESULTS, DatasetPaths, weights_manifest
+from spotesm.machine.memory import memory_of_job
 from spotesm.machine.nvidia import threads_of_job
 from spotesm.request.config import (
     Dataset,
@@ -26,6 +27,7 @@ from spotesm.request.labels import read_labels
 from spotesm.request.request import Request
 from spotesm.step import name_run
 from spotesm.runs.explain import describe_results, explain_failures
+from spotesm.weights.architectures import ARCHITECTURES
 
 STARTED = time.time()
 print_any_letter()
@@ -113,6 +115,12 @@ def embed_threads(wildcards):
         return threads_of_job(workflow.cores)
     except WorkflowError:  # jobs go elsewhere, where the profile says how many they get
         return 1
+
+
+def embed_memory(wildcards, attempt):
+    """Return the MB that a shard's job needs, for schedulers that ask; more after a failure."""
+    architecture = ARCHITECTURES[config["model"]["name"]]
+    return memory_of_job(architecture, config["precision"]) * attempt
 
 
 def begin_run():

@@ -13,6 +13,7 @@ rule embed_shard:
     threads: embed_threads
     resources:
         gpu=1,
+        mem_mb=embed_memory,
         tokens_per_batch=0,
     params:
         request=REQUEST,

@@ -1,5 +1,6 @@
 """The models there are, and their shapes; the table alone, so that whoever asks loads no torch."""
 
+import math
 from dataclasses import dataclass
 
 from spotesm.sequences.alphabet import VOCABULARY_SIZE
@@ -14,6 +15,11 @@ class Architecture:
     attention_heads: int
     family: str = "esm2"
     has_regression: bool = True
+
+    @property
+    def parameters(self) -> int:
+        """The numbers in all tensors that such a model may have."""
+        return sum(map(math.prod, tensor_shapes(self).values()))
 
 
 # Lin et al. 2023, Science 379:1123; Rives et al. 2021, PNAS 118:e2016239118 (ESM-1b); Meier et al.
