@@ -12,6 +12,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+import torch
 from merged import write_merged
 from models import write_fair_esm
 from sequences import write_fasta
@@ -25,6 +26,8 @@ from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.rejected import Rejected
 from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.fetch import fetch_weights
+from spotesm.weights.manifest import Weights
+from spotesm.weights.prepared import Prepared
 
 N, D, WINDOW = 11, 320, 10
 REJECTED = (0, 5, 12)
@@ -92,6 +95,7 @@ def dataset(tmp_path: Path) -> Dataset:
         writer.attrs.update({name: as_attribute(value) for name, value in settings.items()})
         writer.attrs.update(fingerprint=json.dumps(settings), weights="untrained")
         writer.attrs.update(n_records=N + len(REJECTED), n_rejected=len(REJECTED), embedding_dim=D)
+        writer.attrs["config"] = "{}"
     return Dataset(file, fasta, rejected)
 
 
@@ -411,6 +415,29 @@ def test_weights_are_found_where_the_workflow_ran(
         for options in ([], ["--weights", manifest]):
             # Found, loaded and compared: the file's values were never computed.
             assert "off what fair-esm computes" in said_by(dataset, *options, rows=1)
+
+
+@pytest.mark.parametrize("place", [0, 0.37, 1])
+def test_every_byte_of_prepared_weights_is_read(
+    dataset: Dataset, tmp_path: Path, weights_manifest: Path, place: float
+) -> None:
+    """A flipped bit that no job's quick look need notice."""
+    weights = Weights.read(weights_manifest)
+    prepared = Prepared(weights, torch.float32, tmp_path / "p")
+    prepared.make()
+    with h5py.File(dataset.file, "a") as file:
+        settings = json.loads(file.attrs["fingerprint"])
+        settings["weights_sha256"] = file.attrs["weights_sha256"] = weights.sha256
+        file.attrs["fingerprint"] = json.dumps(settings)
+        file.attrs["config"] = json.dumps({"model": {"prepared": str(tmp_path / "p")}})
+    assert "off what fair-esm computes" in said_by(dataset, "--weights", weights_manifest, rows=1)
+    layer = sorted(prepared.folder.glob("layer-*"))[round(place * 5)]
+    stat, content = layer.stat(), bytearray(layer.read_bytes())
+    content[min(int(place * len(content)), len(content) - 1)] ^= 1
+    layer.write_bytes(content)
+    os.utime(layer, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    said = said_by(dataset, "--weights", weights_manifest, rows=1)
+    assert "has changed since it was prepared" in said
 
 
 # -- foreign files ---------------------------------------------------------------------------------

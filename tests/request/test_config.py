@@ -59,6 +59,10 @@ def check(**keys: object) -> dict:
             },
             "esm1b_t33_650M_UR50S sees at most 1022 residues",
         ),
+        (
+            {"model": {**SMALL, "weights": "untrained", "adapter": "x"}},
+            "model: adapter: was trained on other weights than untrained ones",
+        ),
         ({"datasets": {"x": {"fasta": "x", "code": 1}}}, "datasets: x: 'code' is no key there"),
         ({"datasets": {"../x": "in.fasta"}}, "datasets: '../x' cannot be a name"),
         (

@@ -1,5 +1,6 @@
 """Check an `embeddings.h5` against its FASTA, and some of its rows against fair-esm."""
 
+import json
 import logging
 import random
 from array import array
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import click
 import numpy as np
+import torch
 
 from spotesm.base.failures import IncompleteError, InputError, WeightsError
 from spotesm.base.paths import weights_manifest
@@ -21,6 +23,7 @@ from spotesm.sequences.fasta import RejectedSequence, normalise, read_fasta
 from spotesm.sequences.rejected import TRANSLATE, read_rejected
 from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.manifest import Weights
+from spotesm.weights.prepared import Prepared, default_folder
 
 ROWS_AT_ONCE = 4096
 # How far a value may be off, in units of the largest one of its row.
@@ -253,6 +256,7 @@ def recompute(
     weights = read_weights(found)
     if weights.sha256 != embeddings.attributes["weights_sha256"]:
         raise IncompleteError(f"{weights.source}: not the weights that {embeddings.path} names")
+    check_prepared(embeddings, weights, folder)
     with chdir(Path.cwd() if Path(weights.path).exists() else folder):
         model = fair_esm_model(weights.open())
     tolerance = max(TOLERANCES[request.precision], TOLERANCES[request.store_dtype])
@@ -271,3 +275,19 @@ def recompute(
                 )
             worst = max(worst, off)
     return worst
+
+
+def check_prepared(embeddings: Embeddings, weights: Weights, run_folder: Path) -> None:
+    """Read all of the prepared weights that jobs have mapped, if they are there.
+
+    Raises:
+        IncompleteError: they are not what was prepared.
+    """
+    named = json.loads(embeddings.attributes["config"]).get("model", {}).get("prepared")
+    root = run_folder / named if named else default_folder()
+    prepared = Prepared(weights, getattr(torch, embeddings.request.precision), root)
+    if prepared.folder.exists() and not prepared.is_right(fully=True):
+        raise IncompleteError(
+            f"{prepared.folder}: has changed since it was prepared; remove it, and embed again "
+            f"what {embeddings.path} holds"
+        )

@@ -11,7 +11,7 @@ import yaml
 from Bio.Data.CodonTable import unambiguous_dna_by_id
 
 from spotesm.base.failures import ConfigError, WeightsError
-from spotesm.base.paths import is_path_of_weights
+from spotesm.base.paths import UNTRAINED, is_path_of_weights
 from spotesm.request.outputs import OUTPUTS
 from spotesm.request.request import Request
 from spotesm.request.schema import check_schema
@@ -76,6 +76,7 @@ def check_config(given: Mapping) -> dict:
     _check_datasets(config["datasets"])
     _check_windows(request)
     _check_layers(request)
+    _check_adapter(config["model"])
     _refuse_what_has_no_effect(asked, config)
     return config
 
@@ -193,6 +194,14 @@ def _check_datasets(datasets: dict) -> None:
             raise ConfigError(
                 f"config: datasets: {name}: genetic_code: {code}: NCBI's numbers are {known}"
             )
+
+
+def _check_adapter(model: Mapping) -> None:
+    if model["adapter"] and model["weights"] == UNTRAINED:
+        raise ConfigError(
+            "config: model: adapter: was trained on other weights than untrained ones; name its "
+            "base as model: weights"
+        )
 
 
 def _check_windows(request: Request) -> None:
