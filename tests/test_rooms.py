@@ -175,3 +175,13 @@ def test_rule_script_function_and_log_have_one_name(path: Path, name: str, text:
 
 def test_every_script_has_its_rule() -> None:
     assert {path.stem for path in SCRIPTS.glob("*.py")} == {name for _, name, _ in RULES}
+
+
+def test_the_map_names_every_module() -> None:
+    rows = dict(
+        re.findall(r"^\| `(\w+)` \| (.+) \|$", (REPOSITORY / "CONTRIBUTING.md").read_text(), re.M)
+    )
+    for module in MODULES:
+        room, _, name = name_of(module).removesuffix(".py").partition("/")
+        if room in ROOMS and room != "commands" and name != "__init__":  # one module a command
+            assert f"`{name}`" in rows[room], f"{room}/{name}"
