@@ -36,10 +36,6 @@ localrules:
     all,
 
 
-onstart:
-    begin_run()
-
-
 # After everything that Snakemake has to say: where the results are, or what went wrong.
 onsuccess:
     say_last(describe_results(DATASETS, since=STARTED))

@@ -123,12 +123,6 @@ def embed_memory(wildcards, attempt):
     return memory_of_job(architecture, config["precision"]) * attempt
 
 
-def begin_run():
-    """Write down, before any job starts, where the checkpoints of each dataset are."""
-    for dataset in DATASETS:
-        DatasetPaths.of(dataset).note_checkpoints(config["checkpoint"]["dir"])
-
-
 def say_last(text, level=logging.INFO):
     """Say something in the end; by way of the logger, so that it follows what has been said."""
     if text:

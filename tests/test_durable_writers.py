@@ -243,10 +243,10 @@ class TestNoteOfCheckpoints(WriterTests):
     names = ("results/d/checkpoints.json",)
 
     def prepare(self, folder: Path) -> None:
-        DatasetPaths.of("d", folder / "results").note_checkpoints("old")
+        DatasetPaths.of("d", folder / "results").note_checkpoints(Path("old"))
 
     def write(self, folder: Path) -> None:
-        DatasetPaths.of("d", folder / "results").note_checkpoints("new")
+        DatasetPaths.of("d", folder / "results").note_checkpoints(Path("new"))
 
     def read(self, path: Path) -> object:
         return read_json(path)

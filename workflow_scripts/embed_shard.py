@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from spotesm.base.paths import DatasetPaths
 from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
@@ -9,12 +10,14 @@ from spotesm.request.request import Request
 from spotesm.step import step
 
 with step(snakemake.log[0]):
+    checkpoints = Path(snakemake.params.checkpoints)
+    DatasetPaths.of(snakemake.wildcards.dataset).note_checkpoints(checkpoints.parent)
     embed_shard(
         ShardJob(
             fasta=Path(snakemake.input.fasta),
             output=Path(snakemake.output[0]),
             weights=Path(snakemake.input.weights),
-            checkpoints=Path(snakemake.params.checkpoints),
+            checkpoints=checkpoints,
             request=Request.of_param(snakemake.params.request),
             # From resources, not params: a change of speed must not recompute finished shards.
             tokens_per_batch=snakemake.resources.tokens_per_batch,

@@ -59,7 +59,7 @@ def run(tmp_path: Path) -> Run:
     return Run(tmp_path, terminal=False)
 
 
-BAR = "25% {}: 0/2 shards · 1,500 tokens/s · 27 s to go · 1 restarts · 3 rejected"
+BAR = "25% {}: 0/2 shards · 1,500 tokens/s · 27 s to go · 1 restart · 3 rejected"
 
 
 def test_without_a_terminal_there_is_a_line_a_minute(run: Run) -> None:

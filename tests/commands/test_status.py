@@ -249,7 +249,7 @@ def test_a_foreign_note_of_where_checkpoints_are(results: Path, content: bytes) 
     expected = read_run(results)
     (results / "d/checkpoints.json").write_bytes(content)
     assert [shard.state for shard in read_run(results)] == [shard.state for shard in expected]
-    DatasetPaths(results / "d").note_checkpoints("scratch")
+    DatasetPaths(results / "d").note_checkpoints(Path("scratch/d"))
     assert json.loads((results / "d/checkpoints.json").read_text()) == {"checkpoints": "scratch/d"}
 
 
@@ -262,7 +262,7 @@ def test_from_any_folder(
     run.mkdir()
     shutil.move(results, run / "results")
     shutil.move(run / "results/d/checkpoints", run / "scratch" / "d")
-    DatasetPaths(run / "results/d").note_checkpoints("scratch")
+    DatasetPaths(run / "results/d").note_checkpoints(Path("scratch/d"))
     start = {"results": run, ".": run / "results", "..": run / "results/d"}
     monkeypatch.chdir(start.get(where, run / "results"))
     states = [shard.state for shard in read_run(Path(where))]

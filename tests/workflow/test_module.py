@@ -9,6 +9,7 @@ from pathlib import Path
 import h5py
 import pytest
 from snakemake_runs import REPOSITORY, WAIT_SECONDS, write_config
+from spotesm.base.paths import DatasetPaths
 
 README = (REPOSITORY / "README.md").read_text()
 (IN_README,) = re.findall(r"^module spotesm:\n.*?(?=^```)", README, re.MULTILINE | re.DOTALL)
@@ -57,7 +58,8 @@ WEIGHTS = '"model": {"name": "esm2_t6_8M_UR50D", "weights": "untrained"}'
 def test_another_workflow_takes_embeddings_as_input(folder: Path, place: str, text: str) -> None:
     (folder / "my.fasta").write_text(">a\nMKV\n>b\nMKL\n")
     (folder / "config").mkdir()
-    write_config(folder, datasets="my.fasta").rename(folder / "config/config.yaml")
+    keys = {"datasets": "my.fasta", "checkpoint": {"dir": "scratch"}}
+    write_config(folder, **keys).rename(folder / "config/config.yaml")
     snakefile = folder / place
     snakefile.parent.mkdir(exist_ok=True)
     snakefile.write_text(text.replace("spotESM/Snakefile", str(REPOSITORY / "Snakefile")))
@@ -75,3 +77,6 @@ def test_another_workflow_takes_embeddings_as_input(folder: Path, place: str, te
         assert file["sequence_ids"].asstr()[:].tolist() == ["a", "b"]
     size = (folder / "results/my/embeddings.h5").stat().st_size
     assert int((folder / "size.txt").read_text()) == size
+    where = folder / ("scratch/my" if "config.yaml" in text else "results/my/checkpoints")
+    assert DatasetPaths.of("my", folder / "results").checkpoints == where
+    assert (where / "1-of-1/journal.jsonl").exists()

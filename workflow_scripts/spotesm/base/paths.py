@@ -6,6 +6,7 @@ What Snakemake must see as a pattern stays in the rules; everybody else asks her
 import os
 import re
 from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,11 +76,13 @@ class DatasetPaths:
         """Return where checkpoints go, given `checkpoint: dir`."""
         return Path(directory, self.name) if directory else self.folder / "checkpoints"
 
-    def note_checkpoints(self, directory: str | None) -> None:
-        """Write down where they go, so that nobody needs to be told."""
-        wanted = {"checkpoints": str(self.checkpoints_in(directory))}
-        if self._read_note() != wanted:
-            write_json(self._note, wanted)
+    def note_checkpoints(self, where: Path) -> None:
+        """Write down where they are, so that nobody needs to be told."""
+        wanted = {"checkpoints": str(where)}
+        # Shards begin at once; if another was quicker, it wrote the same.
+        with suppress(FileNotFoundError):
+            if self._read_note() != wanted:
+                write_json(self._note, wanted)
 
     def _read_note(self) -> dict:
         """Return what was written down; nothing if that is not there, or foreign."""

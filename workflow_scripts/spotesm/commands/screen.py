@@ -202,7 +202,7 @@ def describe_numbers(total: Total) -> str:
     if total.seconds_to_go is not None:
         facts.append(f"{duration(total.seconds_to_go)} to go")
     if total.restarts:
-        facts.append(f"{total.restarts} restarts")
+        facts.append(f"{total.restarts} restart{'s' * (total.restarts > 1)}")
     if total.rejected:
         facts.append(f"{total.rejected} rejected")
     return " · ".join(facts)
