@@ -52,9 +52,9 @@ def test_an_error_of_the_user_is_tried_once_in_a_run(folder: Path) -> None:
 
 
 def test_what_may_pass_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The third write is the first attempt's part; the second attempt writes but two files."""
+    """The fourth write is the first attempt's part; the second attempt writes fewer files."""
     assert snakemake(folder, *RUN, "--until", "split_fasta").returncode == 0
-    monkeypatch.setenv("SPOTESM_FAULTS", "disk_full@3")
+    monkeypatch.setenv("SPOTESM_FAULTS", "disk_full@4")
     run = snakemake(folder, *RUN, "--until", "embed_shard")
     assert run.returncode == 0, run.stdout
     assert run.stdout.count("Trying to restart job") == 1
