@@ -13,6 +13,7 @@ import random
 import re
 import signal
 import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -50,13 +51,19 @@ class Run:
     # -- the driver ----------------------------------------------------------------------------
 
     def arguments(self) -> tuple[str, ...]:
+        profile = str(REPOSITORY / "profiles/slurm")
+        return (
+            *("results/d/embeddings.h5", "--workflow-profile", profile),
+            *("--configfile", "my.yaml", *self.resources()),
+        )
+
+    def resources(self) -> tuple[str, ...]:
         partition = f"slurm_partition={self.partition}-{self.section}"
         resources = partition, "mem_mb=500", "runtime=10"
         embed = partition, "mem_mb=1000", "runtime=10", "tokens_per_batch=300"
         embed += ("slurm_extra='--signal=TERM@30'",)
         return (
-            *("results/d/embeddings.h5", "--workflow-profile", str(REPOSITORY / "profiles/slurm")),
-            *("--configfile", "my.yaml", *SPEED, "--latency-wait", "20"),
+            *(*SPEED, "--latency-wait", "20"),
             *("--default-resources", *resources),
             *("--set-resources", *(f"embed_shard:{setting}" for setting in embed)),
             *("--slurm-init-seconds-before-status-checks", "2"),
@@ -213,6 +220,27 @@ def each_job_has_a_device_of_its_own(run: Run) -> None:
     run.assert_nothing_twice()
 
 
+def one_command_starts_it(run: Run) -> None:
+    """Without a config, and with the profile by its name."""
+    run.folder.mkdir()
+    (run.folder / "in.fasta").symlink_to(run.unbroken / "in.fasta")
+    command = (sys.executable, "-m", "spotesm", "embed", "in.fasta", "--name", "d")
+    options = ("--model", "esm2_t6_8M_UR50D", "--weights", "untrained", "--profile", "slurm")
+    ended = subprocess.run(
+        [*command, *options, "--", *run.resources(), "--config", "shards=3"],
+        cwd=run.folder,
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+    )
+    said = ended.stdout + ended.stderr
+    assert ended.returncode == 0, said
+    assert "results/d/embeddings.h5: 150 rows of 320 dimensions" in said
+    assert all(start["slurm_job"] for shard in run.started_shards() for start in run.starts(shard))
+    expected = run.unbroken / "results/d/embeddings.h5"
+    assert_same_datasets(run.folder / "results/d/embeddings.h5", expected)
+
+
 def all_are_preempted_at_once(run: Run) -> None:
     run.shards = 2
     preempted(run, times=1)
@@ -315,6 +343,7 @@ def a_node_is_lost_and_the_driver_is_killed(run: Run) -> None:
 Scenario = Callable[[Run], None]
 SCENARIOS: tuple[Scenario, ...] = (
     each_job_has_a_device_of_its_own,
+    one_command_starts_it,
     all_are_preempted_at_once,
     one_is_preempted_three_times_in_a_row,
     preempted_without_grace,
@@ -322,7 +351,7 @@ SCENARIOS: tuple[Scenario, ...] = (
     jobs_are_cancelled_requeued_and_killed,
     a_node_is_lost_and_the_driver_is_killed,
 )
-SECTIONS = "abcdefg"
+SECTIONS = "abcdefgh"
 
 
 @pytest.fixture(scope="module")
