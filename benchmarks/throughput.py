@@ -23,19 +23,22 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import esm
 import numpy as np
 import torch
+from contestants import (
+    MOST_RESIDUES,
+    Contestant,
+    esm_cpp_contestants,
+    fair_esm_contestant,
+    fair_esm_logits,
+    hugging_face_contestant,
+    spotesm_contestant,
+)
 from spotesm.base.paths import UNTRAINED
 from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
-from spotesm.model.batching import plan_batches
-from spotesm.model.budget import choose_token_budget
-from spotesm.model.encoder import Batch, Encoder
-from spotesm.model.packed import PackedESM2
 from spotesm.model.reference import fair_esm_model
-from spotesm.request.outputs import Outputs
 from spotesm.request.request import Request
 from spotesm.sequences.fasta import normalise, read_fasta
 from spotesm.sequences.long_sequences import LongSequences
@@ -43,12 +46,7 @@ from spotesm.sequences.sharding import split_fasta
 from spotesm.weights.architectures import ARCHITECTURES, Architecture
 from spotesm.weights.fetch import fetch_weights
 from spotesm.weights.manifest import Weights
-from spotesm.weights.tensors import Source
-from transformers import EsmConfig, EsmModel
 
-MOST_RESIDUES = 1022
-FAIR_ESM_TOKENS = 4096  # the default of fair-esm's extract.py
-HUGGING_FACE_TOKENS = 4096
 PAIRS_LENGTH = 1024
 
 # Lengths of the 1,162 proteins of DisProt, clustered (disprot.org, CC BY 4.0): every fortieth part.
@@ -81,7 +79,9 @@ def main() -> None:
             "fair-esm": fair_esm_contestant(fair_esm_model(source), device),
             "huggingface-sdpa": hugging_face_contestant(fair_esm_model(source), device, dtype),
         }
-        check_agreement(contestants, sequences)
+        if (device.type, dtype) == ("cpu", torch.float32):
+            contestants |= esm_cpp_contestants(fair_esm_model(source), Path(folder))
+        check_agreement(contestants, fair_esm_logits(fair_esm_model(source)), sequences)
         roofs, seconds = measure(contestants, sequences, architecture, device, dtype, arguments)
         report(seconds, roofs, tokens, operations, pairs, arguments)
         if arguments.worker:
@@ -136,135 +136,20 @@ def count_pairs(architecture: Architecture, tokens: int) -> int:
     return architecture.layers * architecture.attention_heads * tokens**2
 
 
-# -- the contestants: each maps sequences to their means over residues, (n, D) -----------------
-
-Contestant = Callable[[list[str]], np.ndarray]
-
-
-def spotesm_contestant(source: Source, device: torch.device, dtype: torch.dtype) -> Contestant:
-    """Our packed forward, batched as `embed_shard` does."""
-    packed = PackedESM2.of_source(source, device, dtype)
-    outputs = Outputs(("mean",), (packed.n_layers,))
-    long_sequences = LongSequences("window", MOST_RESIDUES, 0, "reject")
-    encoder = Encoder(lambda _: packed, dtype, outputs, long_sequences)
-    token_budget = choose_token_budget(packed, outputs, MOST_RESIDUES)
-
-    def embed(sequences: list[str]) -> np.ndarray:
-        lengths = np.array([len(sequence) for sequence in sequences])
-        batches = plan_batches(long_sequences.count_tokens(lengths), token_budget)
-        reading = (Batch.of([sequences[i].encode() for i in batch]) for batch in batches)
-        means = np.empty((len(sequences), packed.embedding_dim), np.float32)
-        embedded = encoder.embed_each(reading, token_budget)
-        for batch, results in zip(batches, embedded, strict=True):
-            (means[batch],) = results.rows.values()
-        return means
-
-    return embed
-
-
-def fair_esm_contestant(model: esm.model.esm2.ESM2, device: torch.device) -> Contestant:
-    """What fair-esm's extract.py does: its batches, its padded float32 forward, its means."""
-    model = model.to(device)
-    layer = model.num_layers
-
-    @torch.inference_mode()
-    def embed(sequences: list[str]) -> np.ndarray:
-        names = [str(i) for i in range(len(sequences))]
-        dataset = esm.FastaBatchedDataset(names, sequences)
-        loader = torch.utils.data.DataLoader(
-            dataset,
-            collate_fn=model.alphabet.get_batch_converter(MOST_RESIDUES),
-            batch_sampler=dataset.get_batch_indices(FAIR_ESM_TOKENS, extra_toks_per_seq=1),
-        )
-        means = np.empty((len(sequences), model.embed_dim), np.float32)
-        for labels, strings, tokens in loader:
-            tokens = tokens.to(device)
-            hidden = model(tokens, repr_layers=[layer])["representations"][layer].cpu()
-            for row, (label, string) in enumerate(zip(labels, strings, strict=True)):
-                means[int(label)] = hidden[row, 1 : len(string) + 1].mean(0)
-        return means
-
-    return embed
-
-
-def hugging_face_contestant(
-    model: esm.model.esm2.ESM2, device: torch.device, dtype: torch.dtype
-) -> Contestant:
-    """Hugging Face's EsmModel with SDPA, on batches of sequences sorted by length."""
-    config = EsmConfig(
-        vocab_size=33,
-        mask_token_id=model.mask_idx,
-        pad_token_id=model.padding_idx,
-        hidden_size=model.embed_dim,
-        num_hidden_layers=model.num_layers,
-        num_attention_heads=model.attention_heads,
-        intermediate_size=4 * model.embed_dim,
-        position_embedding_type="rotary",
-        token_dropout=True,
-        layer_norm_eps=1e-5,
-        attn_implementation="sdpa",
-    )
-    other = EsmModel(config, add_pooling_layer=False)
-    # What is missing are constants and the head for contacts; check_agreement would see the rest.
-    other.load_state_dict(hugging_face_names(model.state_dict()), strict=False)
-    other = other.to(device, dtype).eval()
-    convert = model.alphabet.get_batch_converter()
-
-    @torch.inference_mode()
-    def embed(sequences: list[str]) -> np.ndarray:
-        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-        means = np.empty((len(sequences), model.embed_dim), np.float32)
-        while order:
-            size = max(1, HUGGING_FACE_TOKENS // (len(sequences[order[0]]) + 2))
-            batch, order = order[:size], order[size:]
-            _, _, tokens = convert([("", sequences[i]) for i in batch])
-            mask = tokens != model.padding_idx
-            hidden = other(tokens.to(device), attention_mask=mask.to(device)).last_hidden_state
-            inner = mask.clone()
-            inner[:, 0] = False
-            inner[range(len(batch)), mask.sum(1) - 1] = False
-            weights = (inner / inner.sum(1, keepdim=True)).to(device)
-            means[batch] = torch.einsum("bld,bl->bd", hidden.float(), weights).cpu()
-        return means
-
-    return embed
-
-
-def hugging_face_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Rename fair-esm's parameters of the encoder as `EsmModel` calls them."""
-    inner = {
-        "self_attn.q_proj": "attention.self.query",
-        "self_attn.k_proj": "attention.self.key",
-        "self_attn.v_proj": "attention.self.value",
-        "self_attn.out_proj": "attention.output.dense",
-        "self_attn_layer_norm": "attention.LayerNorm",
-        "fc1": "intermediate.dense",
-        "fc2": "output.dense",
-        "final_layer_norm": "LayerNorm",
-    }
-    renamed = {"embeddings.word_embeddings.weight": state["embed_tokens.weight"]}
-    for name, value in state.items():
-        if name.startswith("emb_layer_norm_after."):
-            renamed[name.replace("emb_layer_norm_after", "encoder.emb_layer_norm_after")] = value
-        if name.startswith("layers."):
-            _, layer, module, parameter = (
-                *name.split(".", 2)[:2],
-                *name.split(".", 2)[2].rsplit(".", 1),
-            )
-            if module in inner:
-                renamed[f"encoder.layer.{layer}.{inner[module]}.{parameter}"] = value
-    return renamed
-
-
-def check_agreement(contestants: dict[str, Contestant], sequences: list[str]) -> None:
+def check_agreement(
+    contestants: dict[str, Contestant], mean_logits: Contestant, sequences: list[str]
+) -> None:
     """Embed a few sequences with all contestants, which also warms them up."""
     few = sequences[:8]
-    reference = contestants["fair-esm"](few)
+    exact = {means.shape[1]: means for means in (contestants["fair-esm"](few), mean_logits(few))}
     for name, embed in contestants.items():
         means = embed(few)
+        reference = exact[means.shape[1]]
         norms = np.linalg.norm(means, axis=1) * np.linalg.norm(reference, axis=1)
         cosine = ((means * reference).sum(1) / norms).min()
-        if not cosine > 0.999:
+        if "int8" in name:
+            print(f"{name}: cosine {cosine:.4f} to float32")
+        elif not cosine > 0.999:
             raise SystemExit(f"{name} computes something else: cosine {cosine:.5f} to fair-esm")
 
 
@@ -362,7 +247,7 @@ def report(
     flops, pair_rate = (statistics.median(own) for own in zip(*roofs, strict=True))
     attainable = [operations / f + pairs / p for f, p in roofs]  # seconds, by round
     numbers = {}
-    print(f"{'':18}{'tokens/s':>10}{'of attainable':>15}   spotesm is faster by")
+    print(f"{'':22}{'tokens/s':>10}{'of attainable':>15}   spotesm is faster by")
     for name, times in seconds.items():
         median = statistics.median(times)
         ratios = [t / ours for t, ours in zip(times, seconds["spotesm"], strict=True)]
@@ -373,11 +258,11 @@ def report(
             "spotesm_is_faster_by": sorted(ratios),
         }
         print(
-            f"{name:18}{tokens / median:10,.0f}{share:15.0%}   {statistics.median(ratios):.2f}"
+            f"{name:22}{tokens / median:10,.0f}{share:15.0%}   {statistics.median(ratios):.2f}"
             f" ({min(ratios):.2f} to {max(ratios):.2f})"
         )
     limit = statistics.median(attainable)
-    print(f"{'attainable':18}{tokens / limit:10,.0f}{1:15.0%}")
+    print(f"{'attainable':22}{tokens / limit:10,.0f}{1:15.0%}")
     print(
         f"  matrix products at {flops / 1e9:,.0f} GFLOP/s take {operations / flops / limit:.0%} of "
         f"its time, attention at {pair_rate / 1e9:.2f} G pairs/s the rest"

@@ -1,0 +1,213 @@
+"""Who is compared: each maps sequences to their means over residues."""
+
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType
+
+import esm
+import numpy as np
+import torch
+from safetensors.torch import save_file
+from spotesm.model.batching import plan_batches
+from spotesm.model.budget import choose_token_budget
+from spotesm.model.encoder import Batch, Encoder
+from spotesm.model.packed import PackedESM2, frequencies_of
+from spotesm.request.outputs import Outputs
+from spotesm.sequences.long_sequences import LongSequences
+from spotesm.weights.tensors import Source
+from transformers import EsmConfig, EsmModel
+
+MOST_RESIDUES = 1022
+FAIR_ESM_TOKENS = 4096  # the default of fair-esm's extract.py
+HUGGING_FACE_TOKENS = 4096
+ESM_CPP_TOKENS = 4096
+
+Contestant = Callable[[list[str]], np.ndarray]  # (n, D)
+
+
+def spotesm_contestant(source: Source, device: torch.device, dtype: torch.dtype) -> Contestant:
+    """Our packed forward, batched as `embed_shard` does."""
+    packed = PackedESM2.of_source(source, device, dtype)
+    outputs = Outputs(("mean",), (packed.n_layers,))
+    long_sequences = LongSequences("window", MOST_RESIDUES, 0, "reject")
+    encoder = Encoder(lambda _: packed, dtype, outputs, long_sequences)
+    token_budget = choose_token_budget(packed, outputs, MOST_RESIDUES)
+
+    def embed(sequences: list[str]) -> np.ndarray:
+        lengths = np.array([len(sequence) for sequence in sequences])
+        batches = plan_batches(long_sequences.count_tokens(lengths), token_budget)
+        reading = (Batch.of([sequences[i].encode() for i in batch]) for batch in batches)
+        means = np.empty((len(sequences), packed.embedding_dim), np.float32)
+        embedded = encoder.embed_each(reading, token_budget)
+        for batch, results in zip(batches, embedded, strict=True):
+            (means[batch],) = results.rows.values()
+        return means
+
+    return embed
+
+
+def fair_esm_contestant(model: esm.model.esm2.ESM2, device: torch.device) -> Contestant:
+    """What fair-esm's extract.py does: its batches, its padded float32 forward, its means."""
+    model = model.to(device)
+    layer = model.num_layers
+
+    @torch.inference_mode()
+    def embed(sequences: list[str]) -> np.ndarray:
+        names = [str(i) for i in range(len(sequences))]
+        dataset = esm.FastaBatchedDataset(names, sequences)
+        loader = torch.utils.data.DataLoader(
+            dataset,
+            collate_fn=model.alphabet.get_batch_converter(MOST_RESIDUES),
+            batch_sampler=dataset.get_batch_indices(FAIR_ESM_TOKENS, extra_toks_per_seq=1),
+        )
+        means = np.empty((len(sequences), model.embed_dim), np.float32)
+        for labels, strings, tokens in loader:
+            tokens = tokens.to(device)
+            hidden = model(tokens, repr_layers=[layer])["representations"][layer].cpu()
+            for row, (label, string) in enumerate(zip(labels, strings, strict=True)):
+                means[int(label)] = hidden[row, 1 : len(string) + 1].mean(0)
+        return means
+
+    return embed
+
+
+def fair_esm_logits(model: esm.model.esm2.ESM2) -> Contestant:
+    """Means of fair-esm's logits over residues, (n, 33), sequence by sequence."""
+    convert = model.alphabet.get_batch_converter()
+
+    @torch.inference_mode()
+    def mean_logits(sequences: list[str]) -> np.ndarray:
+        tokens = [convert([("", sequence)])[2] for sequence in sequences]
+        return np.stack([model(one)["logits"][0, 1:-1].mean(0).numpy() for one in tokens])
+
+    return mean_logits
+
+
+def hugging_face_contestant(
+    model: esm.model.esm2.ESM2, device: torch.device, dtype: torch.dtype
+) -> Contestant:
+    """Hugging Face's EsmModel with SDPA, on batches of sequences sorted by length."""
+    config = EsmConfig(
+        vocab_size=33,
+        mask_token_id=model.mask_idx,
+        pad_token_id=model.padding_idx,
+        hidden_size=model.embed_dim,
+        num_hidden_layers=model.num_layers,
+        num_attention_heads=model.attention_heads,
+        intermediate_size=4 * model.embed_dim,
+        position_embedding_type="rotary",
+        token_dropout=True,
+        layer_norm_eps=1e-5,
+        attn_implementation="sdpa",
+    )
+    other = EsmModel(config, add_pooling_layer=False)
+    # What is missing are constants and the head for contacts; check_agreement would see the rest.
+    other.load_state_dict(hugging_face_names(model.state_dict()), strict=False)
+    other = other.to(device, dtype).eval()
+    convert = model.alphabet.get_batch_converter()
+
+    @torch.inference_mode()
+    def embed(sequences: list[str]) -> np.ndarray:
+        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+        means = np.empty((len(sequences), model.embed_dim), np.float32)
+        while order:
+            size = max(1, HUGGING_FACE_TOKENS // (len(sequences[order[0]]) + 2))
+            batch, order = order[:size], order[size:]
+            _, _, tokens = convert([("", sequences[i]) for i in batch])
+            mask = tokens != model.padding_idx
+            hidden = other(tokens.to(device), attention_mask=mask.to(device)).last_hidden_state
+            inner = mask.clone()
+            inner[:, 0] = False
+            inner[range(len(batch)), mask.sum(1) - 1] = False
+            weights = (inner / inner.sum(1, keepdim=True)).to(device)
+            means[batch] = torch.einsum("bld,bl->bd", hidden.float(), weights).cpu()
+        return means
+
+    return embed
+
+
+def hugging_face_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Rename fair-esm's parameters of the encoder as `EsmModel` calls them."""
+    inner = {
+        "self_attn.q_proj": "attention.self.query",
+        "self_attn.k_proj": "attention.self.key",
+        "self_attn.v_proj": "attention.self.value",
+        "self_attn.out_proj": "attention.output.dense",
+        "self_attn_layer_norm": "attention.LayerNorm",
+        "fc1": "intermediate.dense",
+        "fc2": "output.dense",
+        "final_layer_norm": "LayerNorm",
+    }
+    renamed = {"embeddings.word_embeddings.weight": state["embed_tokens.weight"]}
+    for name, value in state.items():
+        if name.startswith("emb_layer_norm_after."):
+            renamed[name.replace("emb_layer_norm_after", "encoder.emb_layer_norm_after")] = value
+        if name.startswith("layers."):
+            _, layer, module, parameter = (
+                *name.split(".", 2)[:2],
+                *name.split(".", 2)[2].rsplit(".", 1),
+            )
+            if module in inner:
+                renamed[f"encoder.layer.{layer}.{inner[module]}.{parameter}"] = value
+    return renamed
+
+
+def esm_cpp_contestants(model: esm.model.esm2.ESM2, folder: Path) -> dict[str, Contestant]:
+    """esm-cpp: sequence by sequence, which is its way to hidden states; and its batches.
+
+    Its batches are its fastest call, and give logits alone: their means are no embeddings. Those of
+    int8 are what its own quantisation, without calibration, makes of them. None if it is not
+    installed.
+    """
+    try:
+        import esm_cpp
+    except ImportError:
+        print("esm-cpp is not installed: pip install --no-deps esm-cpp==0.2.1")
+        return {}
+    path = folder / "esm-cpp.safetensors"
+    save_file(esm_cpp_tensors(model), path)
+    exact, rounded = (esm_cpp.Model.load_from_safetensors(str(path)) for _ in range(2))
+    rounded.quantize_weights()
+    encode = esm_cpp_encoder(esm_cpp)
+
+    def embed(sequences: list[str]) -> np.ndarray:
+        hidden = [exact.forward_with_hidden_states(ids)[1][-1] for ids in encode(sequences)]
+        return np.stack([tokens[1:-1].mean(0) for tokens in hidden])
+
+    def logits(of: "esm_cpp.Model") -> Contestant:
+        def mean_logits(sequences: list[str]) -> np.ndarray:
+            order = np.argsort([len(sequence) for sequence in sequences])
+            means = np.empty((len(sequences), 33), np.float32)
+            lengths = np.array([len(sequence) + 2 for sequence in sequences])
+            ends = np.cumsum(lengths[order])
+            for batch in np.split(order, np.flatnonzero(np.diff(ends // ESM_CPP_TOKENS)) + 1):
+                given = of.forward_batch(encode([sequences[i] for i in batch]))
+                means[batch] = [tokens[1:-1].mean(0) for tokens in given]
+            return means
+
+        return mean_logits
+
+    return {
+        "esm-cpp": embed,
+        "esm-cpp, logits": logits(exact),
+        "esm-cpp int8, logits": logits(rounded),
+    }
+
+
+def esm_cpp_encoder(esm_cpp: ModuleType) -> Callable[[list[str]], list[np.ndarray]]:
+    """Return what makes tokens of sequences."""
+    tokenizer = esm_cpp.Tokenizer()
+    return lambda sequences: [np.asarray(tokenizer.encode(s), np.int32) for s in sequences]
+
+
+def esm_cpp_tensors(model: esm.model.esm2.ESM2) -> dict[str, torch.Tensor]:
+    """Name a model's tensors as older versions of transformers did, which is what esm-cpp reads."""
+    state = model.state_dict()
+    tensors = {f"esm.{name}": x for name, x in hugging_face_names(state).items()}
+    for layer in range(model.num_layers):
+        name = f"esm.encoder.layer.{layer}.attention.self.rotary_embeddings.inv_freq"
+        tensors[name] = frequencies_of(model.embed_dim // model.attention_heads)
+    for name in ("dense.weight", "dense.bias", "layer_norm.weight", "layer_norm.bias", "bias"):
+        tensors[f"lm_head.{name}"] = state[f"lm_head.{name}"]
+    tensors["lm_head.decoder.weight"] = state["lm_head.weight"]
+    return {name: x.contiguous().clone() for name, x in tensors.items()}
