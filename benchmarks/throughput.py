@@ -15,9 +15,12 @@ sequence of l tokens), at its best rate; whatever a contestant computes beyond t
 import argparse
 import itertools
 import json
+import pickle
 import platform
 import random
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -283,33 +286,53 @@ def report(
 def time_worker(
     forward: Contestant, manifest: Path, arguments: argparse.Namespace, folder: Path
 ) -> None:
-    """Time `embed_shard`, start-up apart, with checkpoints and without, against the forward."""
+    """Time `embed_shard` against the forward: start-up apart, and as the process that a job is."""
     sequences = read_sequences(arguments.fasta, arguments.worker)
-    print(f"embed_shard on {len(sequences)} sequences, start-up apart, against the bare forward:")
+    print(f"embed_shard on {len(sequences)} sequences against the bare forward:")
     for _ in range(arguments.repeats):
         start = time.perf_counter()
         forward(sequences)
         bare = time.perf_counter() - start
-        for checkpointing in (True, False):
-            whole = time_shard(sequences, manifest, arguments, folder, checkpointing)
-            start_up = time_shard(["M"], manifest, arguments, folder, checkpointing)
-            work, label = whole - start_up, "with" if checkpointing else "without"
-            print(f"  {label:>7} checkpoints: {work:.1f} s, {work / bare:.3f} of {bare:.1f} s")
+        for label, checkpointing in (("with checkpoints", True), ("without", False)):
+            job = make_job(sequences, manifest, arguments, folder, checkpointing)
+            start_up = make_job(["M"], manifest, arguments, folder, checkpointing)
+            seconds = time_call(lambda job=job: embed_shard(job))
+            seconds -= time_call(lambda job=start_up: embed_shard(job))
+            print(f"  {label + ', start-up apart':40}{seconds / bare:.3f} of {bare:.1f} s")
+        job = make_job(sequences, manifest, arguments, folder, checkpointing=True)
+        seconds = time_call(lambda job=job: run_job(job))
+        print(f"  {'a process, from start to exit':40}{seconds / bare:.3f} of {bare:.1f} s")
 
 
-def time_shard(
+def time_call(call: Callable[[], None]) -> float:
+    """Return the seconds that it takes."""
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def run_job(job: ShardJob) -> None:
+    """Do a job in a process of its own, which imports what it needs."""
+    code = (
+        "import pickle, sys; from spotesm.embed.worker import embed_shard; "
+        "embed_shard(pickle.loads(sys.stdin.buffer.read()))"
+    )
+    subprocess.run([sys.executable, "-c", code], input=pickle.dumps(job), check=True)
+
+
+def make_job(
     sequences: list[str],
     manifest: Path,
     arguments: argparse.Namespace,
     folder: Path,
     checkpointing: bool,
-) -> float:
-    """Return the seconds of a whole job; a part every 50 sequences, far more often than usual."""
+) -> ShardJob:
+    """Return a job over some sequences; a part every 50, far more often than usual."""
     folder = Path(tempfile.mkdtemp(dir=folder))  # a new one: nothing to resume from
     fasta, shard = folder / "in.fasta", folder / "1-of-1.fasta"
     fasta.write_text("".join(f">{i}\n{sequence}\n" for i, sequence in enumerate(sequences)))
     split_fasta([fasta], [shard], folder / "rejected.tsv", folder / "split.json")
-    job = ShardJob(
+    return ShardJob(
         fasta=shard,
         output=folder / "1-of-1.h5",
         weights=manifest,
@@ -327,9 +350,6 @@ def time_shard(
         thresholds=Thresholds(sequences=50, seconds=300, bytes=1 << 30),
         checkpointing=checkpointing,
     )
-    start = time.perf_counter()
-    embed_shard(job)
-    return time.perf_counter() - start
 
 
 if __name__ == "__main__":
