@@ -12,6 +12,7 @@ sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "workflow_sc
 from spotesm.base.failures import ConfigError, InputError
 from spotesm.base.logs import print_any_letter, printable
 from spotesm.base.paths import RESULTS, DatasetPaths, weights_manifest
+from spotesm.hdf5.format import refuse_foreign
 from spotesm.machine.memory import memory_of_job
 from spotesm.machine.nvidia import threads_of_job
 from spotesm.request.config import (
@@ -25,6 +26,7 @@ from spotesm.request.config import (
 from spotesm.request.inputs import choose_shards, find_fasta, know_by_content
 from spotesm.request.labels import read_labels
 from spotesm.request.request import Request
+from spotesm.request.reuse import find_reused
 from spotesm.step import name_run
 from spotesm.runs.explain import describe_results, explain_failures
 from spotesm.weights.architectures import ARCHITECTURES
@@ -39,6 +41,9 @@ try:
     DATASETS = {name: Dataset.of_config(config, name) for name in config["datasets"]}
     FASTA = {name: find_fasta(dataset.fasta, name) for name, dataset in DATASETS.items()}
     OWN_FILES = own_files(config)
+    REUSED = find_reused(config)
+    for path in {path for paths in REUSED.values() for path in paths if Path(path).exists()}:
+        refuse_foreign(Path(path))
     for path in OWN_FILES["labels"]:
         read_labels(Path(path))  # what is wrong with it is better known now
 except (ConfigError, InputError) as error:
@@ -85,6 +90,12 @@ def content(paths):
         return know_by_content(paths)
     except InputError as error:
         raise WorkflowError(printable(str(error))) from None
+
+
+def reused_datasets(wildcards):
+    """Return the results of other datasets of this run that a dataset takes from: they come first."""
+    own = {f"results/{dataset}/embeddings.h5" for dataset in DATASETS}
+    return [ancient(path) for path in REUSED[wildcards.dataset] if path in own]
 
 
 def checkpoint_directory(wildcards):

@@ -2,6 +2,7 @@ rule embed_shard:
     input:
         fasta="results/{dataset}/shards/{scatteritem}.fasta",
         weights=WEIGHTS,
+        reused=reused_datasets,
     output:
         "results/{dataset}/shards/{scatteritem}.h5",
     log:
@@ -22,6 +23,8 @@ rule embed_shard:
         checkpointing=untracked(config["checkpoint"]["enabled"]),
         keep_parts=untracked(config["checkpoint"]["keep_parts"]),
         prepared=untracked(config["model"]["prepared"]),
+        past=untracked(lambda wildcards: f"results/{wildcards.dataset}/embeddings.h5"),
+        reuse=untracked(lambda wildcards: REUSED[wildcards.dataset]),
         restart=untracked(RUN if config["checkpoint"]["force_restart"] else ""),
     message:
         "Embedding shard {wildcards.scatteritem} of {wildcards.dataset}"

@@ -13,6 +13,9 @@ rule plan_run:
     params:
         request=REQUEST,
         shards=SHARDS,
+        weights=WEIGHTS,
+        checkpoints={dataset: checkpoint_root(dataset) for dataset in DATASETS},
+        reuse=REUSED,
         datasets={dataset: list(map(str, proteins(dataset))) for dataset in DATASETS},
     message:
         "Estimating what the run will cost"

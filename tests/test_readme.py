@@ -32,6 +32,7 @@ DRY = {
     "spotESM/.venv/bin/spotesm embed my.fasta": "--dry-run",
     "spotesm embed my.fasta --model esm2_t12_35M_UR50D": "--dry-run",
     "spotesm plan my.fasta": "-- --dry-run",
+    "spotesm embed my.fasta --reuse results/demo/embeddings.h5": "--dry-run",
     "spotesm embed my.fasta --outputs mean,residues --layers 0,33 --gpus 4": "--dry-run",
     "spotesm embed contigs.fna --nucleotide --model esm2_t6_8M_UR50D": "--dry-run",
     "snakemake --snakefile spotESM/Snakefile --configfile my.yaml": "--dry-run",

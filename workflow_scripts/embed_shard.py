@@ -26,5 +26,7 @@ with step(snakemake.log[0]):
             keep_parts=snakemake.params.keep_parts,
             restart=snakemake.params.restart,
             prepared=Path(snakemake.params.prepared) if snakemake.params.prepared else None,
+            past=Path(snakemake.params.past),
+            reuse=[Path(path) for path in snakemake.params.reuse],
         )
     )

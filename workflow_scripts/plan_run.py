@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from spotesm.embed.reuse import Past
 from spotesm.request.request import Request
 from spotesm.runs.estimate import plan_run
 from spotesm.step import step
@@ -14,5 +15,15 @@ with step(snakemake.log[0]):
         },
         shards=snakemake.params.shards,
         request=Request.of_param(snakemake.params.request),
+        pasts={
+            name: Past(
+                merged=Path(f"results/{name}/embeddings.h5"),
+                checkpoints=Path(checkpoints),
+                shards=Path(f"results/{name}/shards"),
+                named=[Path(path) for path in snakemake.params.reuse[name]],
+            )
+            for name, checkpoints in snakemake.params.checkpoints.items()
+        },
+        weights=Path(snakemake.params.weights),
     )
     print(plan)

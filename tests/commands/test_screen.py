@@ -35,7 +35,7 @@ class Run:
         counts = ("sequences", "sequences_done", "resumed", "residues_done", "parts")
         progress = dict.fromkeys(counts, 0) | {
             **{"time": time.time(), "started": 0.0, "attempt": 2, "host": "node1", "pid": 42},
-            **{"device": "cpu", "slurm_job": None, "rejected": 3},
+            **{"device": "cpu", "slurm_job": None, "rejected": 3, "reused": 0},
             **{"tokens": 100, "tokens_done": 50, "tokens_per_second": 1500.0, "seconds_to_go": 9.0},
         }
         (folder / "progress.json").write_text(json.dumps(progress))

@@ -34,6 +34,7 @@ NOW = Snapshot(
     sequences=100,
     sequences_done=50,
     resumed=10,
+    reused=4,
     rejected=2,
     residues_done=900,
     tokens=2000,
@@ -75,6 +76,7 @@ def results(tmp_path: Path) -> Path:
     with h5py.File(shards / "6-of-8.h5", "w") as file:
         file["ordinals"] = np.arange(9)
         file.attrs["n_embedded"] = 6
+        file.attrs["n_reused"] = 5
     return tmp_path / "results"
 
 
@@ -83,16 +85,16 @@ def test_each_state_is_told(results: Path, capsys: pytest.CaptureFixture[str]) -
     lines = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
     assert lines == [
         list(status.HEADER),
-        ["d", "1-of-8", "waiting", "", "", "", "", "", ""],
-        ["d", "2-of-8", "running", "50%", "500", "2 s", "", "2", "node1, cuda:0"],
-        ["d", "3-of-8", "silent", "50%", "", "", "1", "2", "node1, for 1 h 40 min"],
-        ["d", "4-of-8", "preempted", "50%", "", "", "", "2", "node1"],
-        ["d", "5-of-8", "failed", "50%", "", "", "1", "", "cuda_runtime"],
-        ["d", "6-of-8", "done", "100%", "", "", "", "3", ""],
-        ["d", "7-of-8", "running", "50%", "", "", "1", "2", "node1"],
-        ["d", "8-of-8", "running", "50%", "500", "2 s", "1", "2", "node1, cuda:0"],
+        ["d", "1-of-8", "waiting", "", "", "", "", "", "", ""],
+        ["d", "2-of-8", "running", "50%", "500", "2 s", "", "2", "4", "node1, cuda:0"],
+        ["d", "3-of-8", "silent", "50%", "", "", "1", "2", "4", "node1, for 1 h 40 min"],
+        ["d", "4-of-8", "preempted", "50%", "", "", "", "2", "4", "node1"],
+        ["d", "5-of-8", "failed", "50%", "", "", "1", "", "4", "cuda_runtime"],
+        ["d", "6-of-8", "done", "100%", "", "", "", "3", "5", ""],
+        ["d", "7-of-8", "running", "50%", "", "", "1", "2", "4", "node1"],
+        ["d", "8-of-8", "running", "50%", "500", "2 s", "1", "2", "4", "node1, cuda:0"],
         # 4.0 of 8 shards to go, at half a shard in two seconds by each of two jobs.
-        ["d", "8 shards", "1 done", "50%", "1,000", "8 s", "4", "13", ""],
+        ["d", "8 shards", "1 done", "50%", "1,000", "8 s", "4", "13", "29", ""],
     ]
 
 

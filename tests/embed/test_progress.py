@@ -25,7 +25,7 @@ def progress(tmp_path: Path) -> Progress:
         device="cpu",
         job=SimpleNamespace(checkpoints=tmp_path),
     )
-    return Progress(task, np.array([True, False, False]), attempt=1)
+    return Progress(task, np.array([True, False, False]), reused=0, attempt=1)
 
 
 def test_tokens_count_before_their_batch_is_done(progress: Progress) -> None:

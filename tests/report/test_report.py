@@ -206,6 +206,7 @@ def test_what_is_trivial_is_folded(job: ReportJob) -> None:
     ]
     assert [(n.name, n.value) for n in numbers if n.is_trivial] == [
         ("different sequences", "60"),
+        ("of them by earlier runs", "0"),
         ("computed twice", "0"),
     ]
     summary |= {"n_records": 60, "n_rejected": 0, "n_sequences": 50}
@@ -214,6 +215,10 @@ def test_what_is_trivial_is_folded(job: ReportJob) -> None:
     assert told["rejected"].is_trivial
     assert not told["different sequences"].is_trivial
     assert (told["computed twice"].value, told["computed twice"].is_trivial) == ("10", False)
+    assert told["of them by earlier runs"].is_trivial
+    told = {n.name: n for n in collect_numbers({**summary, "n_reused": 7}, [])}
+    assert (told["of them by earlier runs"].value, told["computed twice"].value) == ("7", "0")
+    assert not told["of them by earlier runs"].is_trivial
     quiet = {n.name: n.is_trivial for n in collect_numbers(summary, [])}
     assert quiet["GPU-hours"] and quiet["tokens/s per device"] and quiet["restarts"]
 

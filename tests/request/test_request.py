@@ -15,7 +15,9 @@ from spotesm.sequences.long_sequences import LongSequences
 REPOSITORY = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((REPOSITORY / "rules/config.schema.yaml").read_text())
 # Keys of the config that change nothing about the numbers of a sequence.
-NOT_ASKED = {"datasets", "shards", "compression", "max_rejected", "report", "checkpoint"}
+NOT_ASKED = {
+    *("datasets", "shards", "reuse", "compression", "max_rejected", "report", "checkpoint"),
+}
 
 
 def test_a_request_is_the_same_after_every_conversion() -> None:

@@ -7,6 +7,7 @@ import pytest
 import torch
 from sequences import write_fasta
 from shards import make_request
+from spotesm.embed.reuse import Past
 from spotesm.request.outputs import OUTPUTS
 from spotesm.runs import estimate
 from spotesm.runs.estimate import count_bytes, plan_run, take_census
@@ -54,8 +55,8 @@ def test_bytes_are_those_of_the_datasets(
 @pytest.mark.parametrize(
     ("policy", "expected"),
     [
-        ("window", ["mine", "5", "1", "3", "141", "90", "3", "5.1", "kB"]),
-        ("reject", ["mine", "5", "2", "2", "51", "45", "3", "3.8", "kB"]),
+        ("window", ["mine", "5", "1", "3", "0", "141", "90", "3", "5.1", "kB"]),
+        ("reject", ["mine", "5", "2", "2", "0", "51", "45", "3", "3.8", "kB"]),
     ],
 )
 def test_the_table_names_datasets_and_their_cost(
@@ -65,8 +66,8 @@ def test_the_table_names_datasets_and_their_cost(
     monkeypatch.setattr(estimate.psutil.Process, "create_time", lambda _: time.time() - 100)
     text = make_plan(fasta, engine="packed", policy=policy)
     row = next(line.split() for line in text.splitlines() if line.startswith("mine"))
-    assert row[:9] == expected
-    assert row[9:] == ["5", "min"]
+    assert row[:10] == expected
+    assert row[10:] == ["5", "min"]
 
 
 @pytest.mark.parametrize("engine", ["packed", "reference"])
@@ -101,4 +102,5 @@ def make_plan(fasta: Path, engine: str, policy: str) -> str:
         long_sequences=LongSequences(policy, 60, 10, "reject"),
         precision="float32",
     )
-    return plan_run({"mine": [fasta]}, 3, request)
+    past = Past(None, None, None, [])
+    return plan_run({"mine": [fasta]}, 3, request, {"mine": past}, fasta.with_name("none.json"))

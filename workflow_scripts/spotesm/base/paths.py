@@ -50,6 +50,11 @@ class DatasetPaths:
         return self.folder.name
 
     @property
+    def embeddings(self) -> Path:
+        """The merged file."""
+        return self.folder / "embeddings.h5"
+
+    @property
     def summary(self) -> Path:
         """The counts of the merge."""
         return self.folder / "summary.json"

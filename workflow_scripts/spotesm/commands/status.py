@@ -88,6 +88,7 @@ HEADER = (
     "to go",
     "restarts",
     "rejected",
+    "reused",
     "where",
 )
 
@@ -96,7 +97,7 @@ def make_table(shards: Sequence[ShardStatus]) -> Table:
     """Return a table for a terminal: what is at work or stuck, and totals."""
     table = Table()
     for name in HEADER:
-        numeric = name in ("share", "tokens/s", "to go", "restarts", "rejected")
+        numeric = name not in ("dataset", "shard", "state", "where")
         table.add_column(name, justify="right" if numeric else "left")
     groups = list(by_dataset(shards))
     for group in groups:
@@ -130,6 +131,7 @@ def cells(shard: ShardStatus) -> tuple[str, ...]:
         "" if shard.seconds_to_go is None else duration(shard.seconds_to_go),
         str(shard.restarts or ""),
         str(shard.rejected or ""),
+        str(shard.reused or ""),
         shard.detail,
     )
 
@@ -146,5 +148,6 @@ def totals(shards: Sequence[ShardStatus]) -> tuple[str, ...]:
         "" if total.seconds_to_go is None else duration(total.seconds_to_go),
         str(total.restarts or ""),
         str(total.rejected or ""),
+        str(total.reused or ""),
         "",
     )

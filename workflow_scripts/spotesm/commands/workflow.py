@@ -15,6 +15,7 @@ from spotesm.base.failures import ConfigError, UserError
 from spotesm.base.paths import REPOSITORY, SCHEMA, DatasetPaths, is_path_of_weights
 from spotesm.request.config import Dataset, check_config, dataset_name, expand_path, own_files
 from spotesm.request.inputs import find_fasta
+from spotesm.request.reuse import find_reused
 
 NOT_KEPT = Path(".snakemake/spotesm-config.yaml")  # the config of what leaves nothing behind
 HEADER = """\
@@ -88,6 +89,12 @@ INPUT_OPTIONS = (
         callback=_split,
         help="Of which layers, such as 0,33; -1, the last, if left out.",
     ),
+    click.option(
+        "--reuse",
+        metavar="PATH",
+        multiple=True,
+        help="An earlier embeddings.h5: what it has is not computed again. May be given again.",
+    ),
 )
 DIRECTORY = click.option(
     "--directory",
@@ -114,6 +121,7 @@ def make_configs(
     each: bool = False,
     nucleotide: bool = False,
     weights: str | None = None,
+    reuse: Sequence[str] = (),
     **asked: object,
 ) -> dict[str, dict]:
     """Return the config of each dataset, checked, with what was given and nothing else.
@@ -121,6 +129,7 @@ def make_configs(
     Paths are relative to `directory` where they lie below it, else absolute.
 
     Args:
+        reuse: earlier merged files.
         asked: model, outputs and layers; None for what was not given.
 
     Raises:
@@ -134,11 +143,13 @@ def make_configs(
         ) -> dict:
             own = place(weights) if weights and is_path_of_weights(weights) else weights
             paths = [place(file) for file in files]
-            return _make_config(dataset, paths, nucleotide, weights=own, **asked)
+            earlier = [place(file) for file in reuse]
+            return _make_config(dataset, paths, nucleotide, weights=own, reuse=earlier, **asked)
 
         checked = check_config(config_with(_absolute))
         find_fasta(Dataset.of_config(checked, dataset).fasta, dataset)
         own_files(checked)
+        find_reused(checked)
         configs[dataset] = config_with(lambda path: _seen_from(directory, path))
     return configs
 
@@ -180,6 +191,7 @@ def _make_config(
     weights: str | None,
     outputs: list[str] | None,
     layers: list[int] | None,
+    reuse: list[str],
 ) -> dict:
     fasta: object = paths if len(paths) > 1 else paths[0]
     config: dict = {
@@ -190,7 +202,8 @@ def _make_config(
     of_model = {"name": model, "weights": weights, "engine": engine}
     if of_model := {key: value for key, value in of_model.items() if value}:
         config["model"] = of_model
-    return config | {key: v for key, v in (("outputs", outputs), ("layers", layers)) if v}
+    others = {"outputs": outputs, "layers": layers, "reuse": reuse}
+    return config | {key: value for key, value in others.items() if value}
 
 
 def _absolute(path: str) -> str:

@@ -9,7 +9,9 @@ A checkpoint directory holds
     finished.<digest>.h5    the shard's own file once it is complete, under a second name: what
                             Snakemake deletes, or a longer FASTA makes stale, is not lost
     journal.jsonl           what happened in every attempt
-    set-aside/              parts that were damaged or belong to another fingerprint
+    set-aside/              parts that were damaged or belong to another fingerprint; those of one
+                            that differs in what is stored alone have a folder of their own there,
+                            with its fingerprint.json, and are read again for what they hold
 """
 
 import hashlib
@@ -33,6 +35,7 @@ from spotesm.base.journal import Journal
 from spotesm.base.locks import try_lock
 from spotesm.hdf5.shard_file import read_shard_results
 from spotesm.request.results import Ragged, Results
+from spotesm.request.reuse import find_difference
 from spotesm.sequences.digests import as_bytes, from_bytes
 from spotesm.sequences.reasons import Reason
 
@@ -40,6 +43,8 @@ log = logging.getLogger(__name__)
 
 CHECKPOINT_FORMAT = 2  # another one sets all older parts aside
 LOCK_WAIT_SECONDS = 60.0
+BOUND = "fingerprint.json"
+SET_ASIDE = "set-aside"
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,7 @@ class Checkpoints:
 
     def _bind(self) -> None:
         """Bind the directory to the fingerprint, or set aside what belongs to another one."""
-        bound = self.directory / "fingerprint.json"
+        bound = self.directory / BOUND
         if bound.exists():
             before = read_json(bound)
             if before == self.fingerprint:
@@ -90,8 +95,19 @@ class Checkpoints:
                 if before.get(key) != self.fingerprint.get(key)
             )
             log.warning("settings changed (%s): starting anew", ", ".join(changed))
+            if find_difference(before, self.fingerprint) is None:
+                self._set_aside_to_reuse(before)
         self.start_anew()
         write_json(bound, self.fingerprint)
+
+    def _set_aside_to_reuse(self, before: dict) -> None:
+        """Move what was finished under other settings to where `stores_below` finds it."""
+        folder = self.directory / SET_ASIDE / _digest_json(before)
+        make_directory(folder)
+        write_json(folder / BOUND, before)
+        for path in [*self._part_paths(), *self._finished_paths()]:
+            os.replace(path, folder / path.name)
+        sync_directory(folder)
 
     def start_anew(self) -> None:
         """Set every part aside, and forget the plan."""
@@ -100,13 +116,13 @@ class Checkpoints:
         self._plan.unlink(missing_ok=True)
 
     def _part_paths(self) -> list[Path]:
-        return sorted(self.directory.glob("part-[0-9]*.*.pt"), key=_part_number)
+        return part_paths(self.directory)
 
     def _finished_paths(self) -> list[Path]:
-        return sorted(self.directory.glob("finished.*.h5"))
+        return finished_paths(self.directory)
 
     def _set_aside(self, path: Path, reason: str) -> None:
-        destination = self.directory / "set-aside"
+        destination = self.directory / SET_ASIDE
         destination.mkdir(exist_ok=True)
         os.replace(path, destination / path.name)
         log.warning("checkpoint %s %s; set aside, its sequences are to do", path.name, reason)
@@ -115,32 +131,16 @@ class Checkpoints:
         """Yield what is on disk, piece by piece; damaged or foreign files are set aside."""
         for path in self._finished_paths():
             try:
-                _check_digest(path)
+                check_digest(path)
             except DamagedPart as damage:
                 self._set_aside(path, str(damage))
             else:
                 yield from read_shard_results(path)
         for path in self._part_paths():
             try:
-                batches = self._load(path)
+                yield from read_part(path, self.fingerprint)
             except DamagedPart as damage:
                 self._set_aside(path, str(damage))
-            else:
-                yield from map(_unpack, batches)
-
-    def _load(self, path: Path) -> list[dict]:
-        _check_digest(path)
-        try:
-            # Mapped, not read: residues of many sequences need not be in memory together.
-            part = torch.load(str(path), weights_only=True, mmap=True)
-            fingerprint, batches = part["fingerprint"], part["batches"]
-        except Exception as error:  # on foreign bytes torch's reader raises nearly anything
-            if isinstance(error, OSError) or classify(error) == OUT_OF_MEMORY:
-                raise  # the part may be whole
-            raise DamagedPart("is of another format") from error
-        if fingerprint != self._fingerprint_digest:
-            raise DamagedPart("belongs to other settings")
-        return batches
 
     # -- what this attempt adds ----------------------------------------------------------
 
@@ -228,7 +228,7 @@ class Checkpoints:
         """Remove the parts and the plan, once the shard's own file holds the results."""
         for path in self._part_paths():
             path.unlink()
-        shutil.rmtree(self.directory / "set-aside", ignore_errors=True)
+        shutil.rmtree(self.directory / SET_ASIDE, ignore_errors=True)
         self._plan.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -238,6 +238,36 @@ class Checkpoints:
 
 class DamagedPart(Exception):
     """A part that must not be used; says why."""
+
+
+def part_paths(folder: Path) -> list[Path]:
+    """Return the parts in a folder, in the order in which they were written."""
+    return sorted(folder.glob("part-[0-9]*.*.pt"), key=_part_number)
+
+
+def finished_paths(folder: Path) -> list[Path]:
+    """Return the shards' files that a folder keeps under a second name."""
+    return sorted(folder.glob("finished.*.h5"))
+
+
+def read_part(path: Path, fingerprint: dict) -> Iterator[Results]:
+    """Yield what a part holds, batch by batch.
+
+    Raises:
+        DamagedPart: it is damaged, or of another fingerprint or format; nothing was yielded then.
+    """
+    check_digest(path)
+    try:
+        # Mapped, not read: residues of many sequences need not be in memory together.
+        part = torch.load(str(path), weights_only=True, mmap=True)
+        bound, batches = part["fingerprint"], part["batches"]
+    except Exception as error:  # on foreign bytes torch's reader raises nearly anything
+        if isinstance(error, OSError) or classify(error) == OUT_OF_MEMORY:
+            raise  # the part may be whole
+        raise DamagedPart("is of another format") from error
+    if bound != _digest_json(fingerprint):
+        raise DamagedPart("belongs to other settings")
+    yield from map(_unpack, batches)
 
 
 @contextmanager
@@ -321,7 +351,12 @@ def _digest_file(path: Path) -> str:
         return hashlib.file_digest(file, _new_digest).hexdigest()
 
 
-def _check_digest(path: Path) -> None:
+def check_digest(path: Path) -> None:
+    """Check that a file still has the bytes whose digest its name carries.
+
+    Raises:
+        DamagedPart: it has not.
+    """
     if _digest_file(path) != path.name.split(".")[1]:
         raise DamagedPart("is damaged")
 

@@ -33,7 +33,8 @@ class Snapshot:
         started: when the attempt began.
         attempt: its number.
         host, pid, device, slurm_job: where it runs.
-        sequences, sequences_done, resumed, rejected: counts of the shard's different sequences.
+        sequences, sequences_done, resumed, reused, rejected: counts of the shard's different
+            sequences; those resumed are of its own earlier attempts, those reused of other runs.
         residues_done: of the sequences done.
         tokens, tokens_done: cost of the shard, and of what is done, windows and all.
         tokens_per_second: of this attempt so far.
@@ -51,6 +52,7 @@ class Snapshot:
     sequences: int
     sequences_done: int
     resumed: int
+    reused: int
     rejected: int
     residues_done: int
     tokens: int
@@ -65,18 +67,20 @@ class Progress:
 
     Args:
         task: the shard; `progress.json` lies with its parts.
-        done: (u,) bool, which of its sequences earlier attempts have finished.
+        done: (u,) bool, which of its sequences are finished.
+        reused: how many of them were by other runs; all others by earlier attempts.
         attempt: the number of this one.
     """
 
-    def __init__(self, task: "Task", done: np.ndarray, attempt: int) -> None:
+    def __init__(self, task: "Task", done: np.ndarray, reused: int, attempt: int) -> None:
         self.done = done
         self.lengths = lengths = task.shard.lengths
         self.tokens = tokens = task.tokens
         self.device = str(task.device)
         self.attempt = attempt
         self.folder = task.job.checkpoints
-        self.resumed = int(done.sum())
+        self.reused = reused
+        self.resumed = int(done.sum()) - reused
         self.computed = self.rejected = 0
         self.residues_done = int(lengths[done].sum())
         self.tokens_resumed = self.tokens_done = int(tokens[done].sum())
@@ -84,7 +88,10 @@ class Progress:
         self.started, self.clock_started = time.time(), time.monotonic()
         self.last_line = self.last_file = self.clock_started
         self.last_snapshot = self.snapshot()
-        log.info("%d of %d sequences are done already", self.resumed, len(done))
+        log.info(
+            "%d of %d sequences are done already, %d of them by earlier runs",
+            *(self.resumed + reused, len(done), reused),
+        )
         self.write()
 
     @property
@@ -135,8 +142,9 @@ class Progress:
             device=self.device,
             slurm_job=os.environ.get("SLURM_JOB_ID"),
             sequences=len(self.tokens),
-            sequences_done=self.resumed + self.computed,
+            sequences_done=self.resumed + self.reused + self.computed,
             resumed=self.resumed,
+            reused=self.reused,
             rejected=self.rejected,
             residues_done=self.residues_done,
             tokens=tokens,

@@ -1,5 +1,6 @@
 """One shard's work order, and the task it becomes on a device."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -35,6 +36,8 @@ class ShardJob:
         restart: a name for a forced restart, or empty. Parts from before the first attempt
             under this name are ignored; later attempts under it resume as ever.
         prepared: the folder of prepared weights; None for the one beside torch's downloads.
+        past: the merged file of this dataset, if an earlier run left one.
+        reuse: earlier merged files of others.
     """
 
     fasta: Path
@@ -48,6 +51,8 @@ class ShardJob:
     keep_parts: bool = False
     restart: str = ""
     prepared: Path | None = None
+    past: Path | None = None
+    reuse: Sequence[Path] = ()
 
 
 @dataclass(frozen=True)
@@ -89,13 +94,7 @@ class Task:
     @cached_property
     def settings(self) -> dict:
         """What determines the numbers; checkpoints and files of other settings never mix."""
-        settings = {
-            "checkpoint_format": CHECKPOINT_FORMAT,
-            **self.request.fingerprint(self.weights.sha256),
-        }
-        if CONTACTS in self.outputs:
-            settings["regression_sha256"] = self.weights.regression_sha256
-        return settings
+        return settings_of(self.request, self.weights)
 
     def load_model(self, dtype: torch.dtype) -> Engine:
         """Load the weights onto the device, in a precision."""
@@ -104,3 +103,14 @@ class Task:
             return start_packed(self.weights, self.device, dtype, folder)
         # Nothing is kept of another precision, which few sequences need.
         return ENGINES[self.request.engine].of_source(self.weights.open(), self.device, dtype)
+
+
+def settings_of(request: Request, weights: Weights | None) -> dict:
+    """Return what determines the numbers of a resolved request; without weights, the rest of it."""
+    settings = {"checkpoint_format": CHECKPOINT_FORMAT, **request.as_param()}
+    if weights is None:
+        return settings
+    settings |= request.fingerprint(weights.sha256)
+    if CONTACTS in request.outputs:
+        settings["regression_sha256"] = weights.regression_sha256
+    return settings

@@ -1,8 +1,9 @@
 """The worker: embed one shard on one device, and lose nothing when it is taken away."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from itertools import takewhile
 
 import h5py
@@ -14,6 +15,7 @@ from spotesm.base.failures import CUDA_RUNTIME, IncompleteError
 from spotesm.embed.attempts import Attempt, journal_attempt
 from spotesm.embed.checkpoints import Checkpoints, open_checkpoints
 from spotesm.embed.progress import Progress
+from spotesm.embed.reuse import write_reused
 from spotesm.embed.task import ShardJob, Task
 from spotesm.hdf5.check import check_shard
 from spotesm.hdf5.shard_file import ShardWriter
@@ -22,6 +24,7 @@ from spotesm.machine.preemption import StopRequest
 from spotesm.model.batching import plan_batches
 from spotesm.model.budget import choose_token_budget
 from spotesm.model.encoder import Batch, Encoder
+from spotesm.model.engines import Engine
 from spotesm.request.results import Results, rejected
 from spotesm.sequences.reasons import TOO_LONG, Reason
 from spotesm.sequences.sharding import Shard
@@ -49,9 +52,10 @@ def embed_shard(job: ShardJob) -> None:
                 journal_attempt(checkpoints, task.shard, device, job.restart) as attempt,
                 create_shard_file(task) as writer,
             ):
-                done = write_done(task, checkpoints, writer, stop)
-                progress = Progress(task, done, attempt.number)
-                remaining = embed_remaining(task, checkpoints, attempt, stop, progress)
+                write_done(task, checkpoints, writer, stop)
+                write_reused(task, writer, stop)
+                progress = Progress(task, writer.done, writer.n_reused, attempt.number)
+                remaining = embed_remaining(task, checkpoints, attempt, stop, progress, writer)
                 try:
                     for batch, results in remaining:
                         if job.checkpointing:
@@ -68,6 +72,7 @@ def embed_shard(job: ShardJob) -> None:
                         "weights": task.weights.source,
                         "embedding_dim": task.weights.architecture.embedding_dim,
                         "n_resumed": progress.resumed,
+                        "n_reused": progress.reused,
                         "n_computed": progress.computed,
                         "attempts": attempt.number,
                         "seconds": progress.seconds,
@@ -80,11 +85,17 @@ def embed_shard(job: ShardJob) -> None:
 
 
 def embed_remaining(
-    task: Task, checkpoints: Checkpoints, attempt: Attempt, stop: StopRequest, progress: Progress
+    task: Task,
+    checkpoints: Checkpoints,
+    attempt: Attempt,
+    stop: StopRequest,
+    progress: Progress,
+    writer: ShardWriter,
 ) -> Iterator[tuple[np.ndarray, Results]]:
     """Yield the indices and results of one batch after another, until all is done or a stop asked.
 
-    What can only be rejected comes first, then, one by one, what was in flight when CUDA failed.
+    What can only be rejected comes first. Then, of the sequences that lack the same outputs, and of
+    those outputs alone: one by one what was in flight when CUDA failed, and the rest.
     """
     if progress.done.all():
         return
@@ -94,16 +105,37 @@ def embed_remaining(
         yield which, rejected(task.shard.digests[which], reason)
     if settled.all():
         return
+
+    load_model = cache(task.load_model)  # however many groups there are
+    for units, which in list(writer.group_by_lack()):
+        encoder = start_encoder(task, units, load_model, checkpoints, stop, progress)
+        checkpoints.fix_token_budget(
+            task.job.tokens_per_batch,
+            lambda model=encoder.model: choose_token_budget(
+                model, task.outputs, task.request.long_sequences.window
+            ),
+        )
+        others = np.ones_like(settled)
+        others[which] = settled[which]
+        keys = task.outputs.keys_of(units)
+        for batch, results in embed_group(task, encoder, checkpoints, attempt, stop, others):
+            yield batch, results.only(keys)
+        if stop:
+            return
+
+
+def embed_group(
+    task: Task,
+    encoder: Encoder,
+    checkpoints: Checkpoints,
+    attempt: Attempt,
+    stop: StopRequest,
+    settled: np.ndarray,
+) -> Iterator[tuple[np.ndarray, Results]]:
+    """Yield the indices and results of one batch after another, but for settled ones, (u,) bool."""
     suspects = attempt.suspects[~settled[attempt.suspects]]
     settled[suspects] = True
-
-    encoder = start_encoder(task, checkpoints, stop, progress)
-    token_budget = checkpoints.fix_token_budget(
-        task.job.tokens_per_batch,
-        lambda: choose_token_budget(
-            encoder.model, task.outputs, task.request.long_sequences.window
-        ),
-    )
+    token_budget = checkpoints.token_budget
     if len(suspects):
         log.warning("%d sequences were in flight when CUDA failed: one by one", len(suspects))
         trial = Batch.of([b"M"])  # a broken GPU must not be blamed on them
@@ -144,20 +176,29 @@ def read_batch(shard: Shard, which: np.ndarray) -> Batch:
 
 
 def start_encoder(
-    task: Task, checkpoints: Checkpoints, stop: StopRequest, progress: Progress
+    task: Task,
+    units: list[str],
+    load_model: Callable[[torch.dtype], Engine],
+    checkpoints: Checkpoints,
+    stop: StopRequest,
+    progress: Progress,
 ) -> Encoder:
-    """Load the model onto the device."""
+    """Load the model onto the device, for some units of the outputs."""
     precision = task.request.precision
+    outputs = task.outputs.narrow(units)
     encoder = Encoder(
-        load_model=task.load_model,
+        load_model=load_model,
         dtype=getattr(torch, precision),
-        outputs=task.outputs,
+        outputs=outputs,
         long_sequences=task.request.long_sequences,
         on_smaller_budget=checkpoints.lower_token_budget,
         check_stop=stop.leave_if_overdue,
         on_pass=progress.advance_within,
     )
-    log.info("%s in %s, %s", task.weights.model, precision, encoder.model.description)
+    log.info(
+        "%s in %s, %s: %s",
+        *(task.weights.model, precision, encoder.model.description, ", ".join(outputs.keys)),
+    )
     return encoder
 
 
@@ -189,16 +230,12 @@ def create_shard_file(task: Task) -> Iterator[ShardWriter]:
 
 def write_done(
     task: Task, checkpoints: Checkpoints, writer: ShardWriter, stop: StopRequest
-) -> np.ndarray:
-    """Write what earlier attempts have finished; which sequences that is, (u,) bool."""
-    done = np.zeros(len(task.shard.digests), dtype=bool)
+) -> None:
+    """Write what earlier attempts have finished."""
     if task.job.checkpointing:
         for part in checkpoints.read_parts():
             writer.add(part)
-            found = task.shard.find(part.digests)
-            done[found[found >= 0]] = True
             stop.leave_if_asked()
-    return done
 
 
 def plan_remaining(tokens: np.ndarray, token_budget: int, done: np.ndarray) -> list[np.ndarray]:

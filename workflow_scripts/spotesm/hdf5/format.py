@@ -48,6 +48,22 @@ def open_checked(path: Path) -> h5py.File:
     return file
 
 
+def refuse_foreign(path: Path) -> None:
+    """Check that a file, if it is HDF5 and whole enough to say so, is a dataset's.
+
+    Raises:
+        InputError: it is something else.
+    """
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            is_ours = file.attrs.get("format") == FORMAT
+            problem = None if is_ours else _problem_inside(file)
+    except (OSError, RuntimeError, KeyError, TypeError, ValueError):
+        return
+    if problem:
+        raise InputError(f"{path}: {problem}")
+
+
 def _problem_before_opening(path: Path) -> str | None:
     if path.is_dir():
         return "is a folder"

@@ -20,11 +20,13 @@ from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import IncompleteError
 from spotesm.base.paths import UNTRAINED
 from spotesm.hdf5.format import FORMAT, FORMAT_VERSION
+from spotesm.hdf5.reused import Reused
 from spotesm.hdf5.shard_file import (
     TEXT,
     bytes_of_row,
     create_in_chunks,
     group_of,
+    read_origins,
     read_reasons,
     read_spans,
 )
@@ -39,6 +41,7 @@ log = logging.getLogger(__name__)
 BLOCK_BYTES = 64 << 20
 LEAST_BYTES_OF_RECORD = 256  # about what its id, digest and place take
 RECORD_COLUMNS = ("sequence_ids", "lengths", "digests", "windows")
+WORK = ("n_sequences", "n_computed", "n_resumed", "n_reused", "attempts", "seconds")
 COMMON_ATTRIBUTES = (
     *(field.name for field in fields(Request)),
     "fingerprint",
@@ -101,8 +104,10 @@ def merge_shards(job: MergeJob) -> dict:
         file = stack.enter_context(h5py.File(temporary, "w", locking=False))
         output = _Output(file, shards, job.compression)
         origins = _Origins(file, len(file["lengths"])) if job.nucleotide else None
+        reused = Reused(file, shards, len(file["lengths"]))
         for block in _read_blocks(shards, job.split_rejected, split["n_records"]):
             output.append(block)
+            reused.append(block.shards, block.places)
             if origins:
                 origins.append(block.columns["sequence_ids"])
             for record in block.rejected:
@@ -364,17 +369,21 @@ def _summarise(job: MergeJob, split: dict, reasons: Counter[str]) -> dict:
             "weights_sha256": file.attrs["weights_sha256"],
             "model": file.attrs["model"],
         }
-    totals: Counter[str] = Counter()
+    totals, origins = Counter(dict.fromkeys(WORK, 0)), Counter[str]()
     for path in job.shards:
         with h5py.File(path, "r", locking=False) as file:
-            for name in ("n_sequences", "n_computed", "n_resumed", "attempts", "seconds"):
-                totals[name] += file.attrs[name].item()
+            for name in WORK:
+                totals[name] += file.attrs.get(name, np.int64()).item()  # older ones reused nothing
+            names, origin = read_origins(file)
+            counts = np.bincount(origin, minlength=len(names))
+            origins.update(dict(zip(names[1:], counts[1:].tolist(), strict=True)))
     return {
         **summary,
         **split,
         "n_rejected": reasons.total(),
         "rejected": dict(reasons),
         **totals,
+        "reused_from": dict(origins),
     }
 
 
@@ -384,6 +393,8 @@ def describe(summary: dict) -> str:
         f"{summary['file']}: {summary['n_embedded']} rows of {summary['embedding_dim']} dimensions"
         f" ({summary['n_rejected']} records rejected), computed in {summary['seconds']:.0f} s"
     )
+    if reused := summary.get("n_reused"):
+        line += f"; {reused} of {summary['n_sequences']} sequences were computed by earlier runs"
     if summary["untrained"]:
         line += "; the weights are untrained, so these numbers mean nothing biologically"
     return line

@@ -3,7 +3,7 @@
 import itertools
 import json
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import h5py
@@ -31,7 +31,8 @@ class ShardWriter:
     embedded, `windows` (n,) int32, and for each key of an output with one row a sequence (n, D).
     Ragged outputs are stored once a sequence, in the order of computation: the key itself is
     (sum of sizes, D) or (sum,), and a record's values are `starts[i]` to `starts[i] + sizes[i]`,
-    (n,) int64 each, in `GROUP/starts` and `GROUP/sizes`.
+    (n,) int64 each, in `GROUP/starts` and `GROUP/sizes`. `reused` (n,) uint16, where anything was
+    taken from earlier files: 0, or k for the k-th of the attribute `reused_from`.
     """
 
     def __init__(self, file: h5py.File, shard: Shard, outputs: Outputs, embedding_dim: int) -> None:
@@ -42,7 +43,12 @@ class ShardWriter:
         for key in outputs.row_keys:
             # Unwritten must never look written.
             file.create_dataset(key, (n_records, embedding_dim), outputs.dtype, fillvalue=np.nan)
-        self._known = np.zeros(n_sequences, bool)
+        self._units = outputs.units
+        # By unit, whether a sequence has it; of a rejected one, nothing is missing.
+        self._known = np.zeros((len(self._units), n_sequences), bool)
+        self._reused = np.zeros_like(self._known)
+        self._origins: list[str] = []
+        self._origin = np.zeros(n_sequences, np.uint16)
         self._reasons: dict[int, Reason] = {}
         self._windows = np.zeros(n_sequences, np.int32)
         groups = {group_of(key) for key in outputs.ragged_keys}
@@ -53,28 +59,77 @@ class ShardWriter:
         counts = np.bincount(shard.sequence_of_record, minlength=n_sequences)
         self._edges = np.concatenate([[0], np.cumsum(counts)])
 
+    @property
+    def done(self) -> np.ndarray:
+        """Which sequences have all their outputs, or a reason why not, (u,) bool."""
+        return self._known.all(0)
+
+    @property
+    def n_reused(self) -> int:
+        """How many sequences have all they have from earlier files."""
+        return int(self._reused.all(0).sum())
+
+    def lack(self, units: Sequence[str]) -> np.ndarray:
+        """Return which sequences lack one of some units at least, (u,) bool."""
+        return ~self._known[[self._units.index(unit) for unit in units]].all(0)
+
+    def group_by_lack(self) -> Iterator[tuple[list[str], np.ndarray]]:
+        """Yield units that are lacking together, and the sequences (k,) that lack just those."""
+        remaining = np.flatnonzero(~self.done)
+        lacking, group = np.unique(~self._known[:, remaining].T, axis=0, return_inverse=True)
+        for number, pattern in enumerate(lacking):
+            units = [unit for unit, lacks in zip(self._units, pattern, strict=True) if lacks]
+            yield units, remaining[group.reshape(-1) == number]
+
     def add(self, results: Results) -> None:
         """Write the outputs of some sequences, for all records that have them.
 
-        Sequences of other shards are passed over, and so are those that have results already.
+        Sequences of other shards are passed over, and so are outputs that one has already.
         """
         sequences = self.shard.find(results.digests)
-        sources = np.flatnonzero((sequences >= 0) & ~self._known[sequences])
+        sources = np.flatnonzero((sequences >= 0) & ~self._known[:, sequences].all(0))
         if not len(sources):
             return
-        added = sequences[sources]
-        self._known[added] = True
-        self._windows[added] = results.windows[sources]
-        for source, sequence in zip(sources.tolist(), added.tolist(), strict=True):
+        self._note(results, sources, sequences[sources])
+        for place, unit in enumerate(self._units):
+            keys = self.outputs.keys_of([unit])
+            lacking = sources[~self._known[place, sequences[sources]]]
+            if not len(lacking) or not all(k in results.rows or k in results.ragged for k in keys):
+                continue
+            for key in keys:
+                if key in results.rows:
+                    rows, of_row = self._rows_of(sequences[lacking])
+                    self._write_rows(self.file[key], rows, results.rows[key], lacking[of_row])
+                else:
+                    self._append(key, sequences, lacking, results.ragged[key])
+            self._known[place, sequences[lacking]] = True
+            self._reused[place, sequences[lacking]] = bool(results.origin)
+
+    def _note(self, results: Results, sources: np.ndarray, sequences: np.ndarray) -> None:
+        """Note in how many windows sequences went, from where they come, and which are rejected."""
+        self._windows[sequences] = results.windows[sources]
+        if results.origin:
+            if results.origin not in self._origins:
+                self._origins.append(results.origin)
+            self._origin[sequences] = 1 + self._origins.index(results.origin)
+        for source, sequence in zip(sources.tolist(), sequences.tolist(), strict=True):
             if reason := results.reasons[source]:
-                self._reasons[sequence] = reason
-        records = [self._records[self._edges[s] : self._edges[s + 1]] for s in added]
-        rows = np.concatenate(records)
-        source_of_row = np.repeat(sources, [len(own) for own in records])
-        for key, values in results.rows.items():
-            self._write_rows(self.file[key], rows, values, source_of_row)
-        for key, ragged in results.ragged.items():
-            self._append(key, sequences, sources, ragged)
+                self._reject(sequence, reason)
+
+    def _reject(self, sequence: int, reason: Reason) -> None:
+        self._reasons[sequence] = reason
+        self._known[:, sequence] = True
+        self._reused[:, sequence] = False
+        self._origin[sequence] = 0
+        for group in self._starts:
+            self._starts[group][sequence], self._sizes[group][sequence] = UNWRITTEN, 0
+
+    def _rows_of(self, sequences: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return the rows of some sequences (k,), and the place in `sequences` of each."""
+        counts = self._edges[sequences + 1] - self._edges[sequences]
+        of_row = np.repeat(np.arange(len(sequences)), counts)
+        within = np.arange(len(of_row)) - np.repeat(np.cumsum(counts) - counts, counts)
+        return self._records[self._edges[sequences][of_row] + within], of_row
 
     def _write_rows(
         self, dataset: h5py.Dataset, rows: np.ndarray, values: np.ndarray, sources: np.ndarray
@@ -106,7 +161,7 @@ class ShardWriter:
         Raises:
             IncompleteError: some sequence has none.
         """
-        if missing := np.count_nonzero(~self._known):
+        if missing := np.count_nonzero(~self.done):
             raise IncompleteError(
                 f"{self.shard.path}: {missing} sequences have no result; run the same command again"
             )
@@ -115,6 +170,9 @@ class ShardWriter:
         file["lengths"] = shard.lengths[shard.sequence_of_record]
         file["digests"] = as_bytes(shard.digests)[shard.sequence_of_record]
         file["windows"] = self._windows[shard.sequence_of_record]
+        if self._origins:
+            file["reused"] = self._origin[shard.sequence_of_record]
+            file.attrs["reused_from"] = self._origins
         for group in self._starts:
             file[f"{group}/starts"] = self._starts[group][shard.sequence_of_record]
             file[f"{group}/sizes"] = self._sizes[group][shard.sequence_of_record]
@@ -137,7 +195,7 @@ class ShardWriter:
 
     def _reason_texts(self) -> tuple[np.ndarray, np.ndarray]:
         """Return keyword and detail of each sequence, (u,) text each; empty if embedded."""
-        texts = np.full((2, len(self._known)), "", dtype=object)
+        texts = np.full((2, len(self.shard.digests)), "", dtype=object)
         for sequence, reason in self._reasons.items():
             texts[:, sequence] = reason.keyword, reason.detail
         return texts[0], texts[1]
@@ -207,9 +265,15 @@ def read_shard_results(path: Path) -> Iterator[Results]:
         reasons, details = read_reasons(file, slice(None))
         windows = file["windows"][:]
         spans = read_spans(file)
+        origins, origin = read_origins(file)
         records = np.sort(np.unique(digests, return_index=True)[1])
         n_blocks = 1 + path.stat().st_size // BYTES_AT_ONCE
-        for block in filter(len, np.array_split(records, n_blocks)):
+        for some, number in itertools.product(
+            np.array_split(records, n_blocks), range(len(origins))
+        ):
+            block = some[origin[some] == number]
+            if not len(block):
+                continue
             rows, inside = slice(block[0], block[-1] + 1), block - block[0]
             yield Results(
                 digests[block],
@@ -220,7 +284,18 @@ def read_shard_results(path: Path) -> Iterator[Results]:
                 windows[block],
                 {key: file[key][rows][inside] for key in file.attrs["row_keys"]},
                 {key: _read_ragged(file, key, spans, block) for key in file.attrs["ragged_keys"]},
+                origins[number],
             )
+
+
+def read_origins(file: h5py.File) -> tuple[list[str], np.ndarray]:
+    """Return where the records of a shard or a merged file come from: names, and which it is.
+
+    The first name is empty: of what was computed.
+    """
+    if "reused" not in file:
+        return [""], np.zeros(len(file["digests"]), np.uint16)
+    return ["", *map(str, file.attrs["reused_from"])], file["reused"][:]
 
 
 def read_spans(file: h5py.File) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -89,7 +89,7 @@ def report_dataset(job: ReportJob) -> None:
             colours=colours,
             points=landscape and landscape.for_browser(colours),
             rejected=list(itertools.islice(read_rejected(job.rejected), MOST_REJECTED_SHOWN)),
-            provenance=trace(embeddings.attributes, job.embeddings),
+            provenance=trace(embeddings.attributes, job.embeddings, summary.get("reused_from", {})),
         )
     with replacing(job.output) as temporary:
         temporary.write_text(page, encoding="utf-8")
@@ -149,6 +149,7 @@ def collect_numbers(summary: dict, attempts: Sequence[PastAttempt]) -> list[Numb
     n_records, n_embedded, n_sequences = (
         summary[name] for name in ("n_records", "n_embedded", "n_sequences")
     )
+    n_reused = summary.get("n_reused", 0)  # merges of earlier versions reused nothing
     n_restarts = sum(a.number > 1 for a in attempts)
     n_twice = max(0, sum(a.computed for a in attempts) - n_sequences)
     gpu_hours = sum(a.seconds for a in attempts if a.device.startswith("cuda")) / 3600
@@ -164,6 +165,7 @@ def collect_numbers(summary: dict, attempts: Sequence[PastAttempt]) -> list[Numb
         Number("records in the input", f"{n_records:,}", n_records == n_embedded),
         Number("rejected", f"{summary['n_rejected']:,}", not summary["n_rejected"]),
         Number("different sequences", f"{n_sequences:,}", n_sequences == n_embedded),
+        Number("of them by earlier runs", f"{n_reused:,}", not n_reused),
         Number("restarts", f"{n_restarts:,}", not n_restarts),
         Number("computed twice", f"{n_twice:,}", not n_twice),
     ]

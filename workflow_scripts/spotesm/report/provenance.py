@@ -42,8 +42,14 @@ class Provenance:
     config: str
 
 
-def trace(attributes: Mapping, path: Path) -> Provenance:
-    """Return what the attributes of an `embeddings.h5` say of its origin, for people."""
+def trace(
+    attributes: Mapping, path: Path, reused_from: Mapping[str, int] | None = None
+) -> Provenance:
+    """Return what the attributes of an `embeddings.h5` say of its origin, for people.
+
+    Args:
+        reused_from: earlier files, and how many records are theirs.
+    """
     request = Request.of_attributes(attributes)
     policy = request.long_sequences
     return Provenance(
@@ -56,6 +62,10 @@ def trace(attributes: Mapping, path: Path) -> Provenance:
             ("long sequences", LONG_SEQUENCES[policy.policy].format(**vars(policy))),
             ("software", ", ".join(f"{n} {attributes[f'{m}_version']}" for n, m in SOFTWARE)),
             ("made", attributes["created"]),
+            *(
+                ("reused", f"{n:,} records, from {origin}")
+                for origin, n in (reused_from or {}).items()
+            ),
         ],
         cite=CITATIONS[request.model.partition("_")[0]],
         load=f"from spotesm import Embeddings; embeddings = Embeddings({str(path)!r})",

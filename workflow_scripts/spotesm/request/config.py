@@ -93,7 +93,7 @@ def _take_shorthands(config: dict) -> None:
         datasets = {dataset_name(datasets): datasets}
     if isinstance(datasets, dict):
         config["datasets"] = {_name_of_dataset(name): paths for name, paths in datasets.items()}
-    for key in ("outputs", "layers"):
+    for key in ("outputs", "layers", "reuse"):
         if isinstance(config.get(key), str | int) and not isinstance(config[key], bool):
             config[key] = [config[key]]
 
@@ -131,6 +131,7 @@ def _expand_paths(config: dict) -> None:
                     value["fasta"] = _expand_all(value["fasta"], where)
             else:
                 datasets[name] = _expand_all(value, where)
+    config["reuse"] = _expand_all(config.get("reuse", []), "reuse")
     for group, key in (
         ("model", "weights"),
         ("model", "adapter"),

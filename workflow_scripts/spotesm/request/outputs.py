@@ -1,7 +1,7 @@
 """The outputs: one row each of a table, and the keys under which files hold them."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -129,6 +129,12 @@ def output_of(key: str) -> Output:
     return parsed.output
 
 
+def unit_of(key: str) -> str:
+    """Return the unit that a key belongs to, see `Outputs.units`."""
+    output = output_of(key)
+    return output.name if output.ragged else key
+
+
 def offsets_of(output: Output) -> str:
     """Return where a merged file has the offsets of a ragged output."""
     return f"{output.name}/{OFFSETS}"
@@ -165,6 +171,30 @@ class Outputs:
         """Keys of what has a number of rows that depends on the sequence."""
         asked = [output for name, output in OUTPUTS.items() if name in self.names]
         return [key for output in asked if output.ragged for key in output.keys(self.layers)]
+
+    @property
+    def units(self) -> list[str]:
+        """What a sequence has wholly or not at all: each key of rows, each ragged output.
+
+        The layers of a ragged output lie in the same places, so they are written together.
+        """
+        ragged = dict.fromkeys(output_of(key).name for key in self.ragged_keys)
+        return [*self.row_keys, *ragged]
+
+    def keys_of(self, units: Collection[str]) -> list[str]:
+        """Return the keys that some of the units stand for."""
+        return [key for key in self.keys if unit_of(key) in units]
+
+    def narrow(self, units: Collection[str]) -> "Outputs":
+        """Return the least that is computed to have some of the units."""
+        keys = [Key.parse(key) for key in self.keys_of(units)]
+        names = {key.output.name for key in keys}
+        layers = {key.layer for key in keys}
+        return replace(
+            self,
+            names=tuple(name for name in self.names if name in names),
+            layers=tuple(layer for layer in self.layers if layer in layers) or self.layers[:1],
+        )
 
     def depth(self, n_layers: int) -> int:
         """Return how many of a model's layers have to run: outputs without layers need all."""

@@ -1,6 +1,7 @@
 """What is known of sequences once they went through the model."""
 
-from dataclasses import dataclass, field
+from collections.abc import Container
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -19,6 +20,12 @@ class Ragged:
     values: np.ndarray
     sizes: np.ndarray
 
+    def take(self, which: np.ndarray) -> "Ragged":
+        """Return the values of some of the sequences, (j,) places."""
+        of_sequence = np.zeros(len(self.sizes), bool)
+        of_sequence[which] = True
+        return Ragged(self.values[np.repeat(of_sequence, self.sizes)], self.sizes[which])
+
 
 @dataclass(frozen=True)
 class Results:
@@ -30,6 +37,7 @@ class Results:
         windows: (k,) int32, in how many windows each went through the model.
         rows: by key (see `Outputs`), (k, D): outputs with one row a sequence.
         ragged: by key, outputs with a number of values that depends on the sequence.
+        origin: the earlier file that all of it was taken from; empty if it was computed.
     """
 
     digests: np.ndarray
@@ -37,12 +45,45 @@ class Results:
     windows: np.ndarray
     rows: dict[str, np.ndarray] = field(default_factory=dict)
     ragged: dict[str, Ragged] = field(default_factory=dict)
+    origin: str = ""
 
     @property
     def nbytes(self) -> int:
         """Bytes that the outputs take."""
         arrays = [self.digests, *self.rows.values(), *(r.values for r in self.ragged.values())]
         return sum(array.nbytes for array in arrays)
+
+    def only(self, keys: Container[str]) -> "Results":
+        """Return the outputs with some of the keys alone."""
+        return replace(
+            self,
+            rows={key: rows for key, rows in self.rows.items() if key in keys},
+            ragged={key: ragged for key, ragged in self.ragged.items() if key in keys},
+        )
+
+    def astype(self, dtype: np.dtype) -> "Results":
+        """Return the outputs in another type."""
+        return replace(
+            self,
+            rows={key: rows.astype(dtype, copy=False) for key, rows in self.rows.items()},
+            ragged={
+                key: Ragged(ragged.values.astype(dtype, copy=False), ragged.sizes)
+                for key, ragged in self.ragged.items()
+            },
+        )
+
+    def take(self, which: np.ndarray) -> "Results":
+        """Return what is known of some of the sequences, (j,) ascending places."""
+        if len(which) == len(self.digests):
+            return self
+        return replace(
+            self,
+            digests=self.digests[which],
+            reasons=[self.reasons[place] for place in which],
+            windows=self.windows[which],
+            rows={key: rows[which] for key, rows in self.rows.items()},
+            ragged={key: ragged.take(which) for key, ragged in self.ragged.items()},
+        )
 
 
 def rejected(digests: np.ndarray, reason: Reason) -> Results:

@@ -2,7 +2,7 @@
 
 import io
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -14,14 +14,17 @@ from rich.console import Console
 from rich.table import Table
 
 from spotesm.base.text import duration
+from spotesm.embed.reuse import Past, find_done
+from spotesm.embed.task import settings_of
 from spotesm.machine.devices import find_device, resolve_precision
 from spotesm.model.budget import choose_token_budget, probe_batch
 from spotesm.model.engines import ENGINES
 from spotesm.request.outputs import MEAN, Outputs, output_of
 from spotesm.request.request import Request
-from spotesm.sequences.digests import digest_sequence
+from spotesm.sequences.digests import digest_sequence, from_bytes
 from spotesm.sequences.fasta import RejectedSequence, normalise, read_fasta
 from spotesm.sequences.long_sequences import SPECIAL_TOKENS
+from spotesm.weights.manifest import Weights
 from spotesm.weights.untrained import untrained_source
 
 PROBE_LAYERS = 2
@@ -32,6 +35,7 @@ COLUMNS = (
     "records",
     "rejected",
     "different",
+    "reused",
     "residues",
     "longest",
     "shards",
@@ -48,21 +52,24 @@ class Census:
         records, rejected: how many records, and how many of them get no row.
         lengths: (u,) residues of each different sequence.
         records_of: (u,) records that have it.
+        digests: (u,) DIGEST of each.
     """
 
     records: int
     rejected: int
     lengths: np.ndarray
     records_of: np.ndarray
+    digests: np.ndarray
 
     def without(self, which: np.ndarray) -> "Census":
         """Return the census with some different sequences, (u,) bool, rejected."""
         rejected = self.rejected + int(self.records_of[which].sum())
-        return Census(self.records, rejected, self.lengths[~which], self.records_of[~which])
+        kept = (x[~which] for x in (self.lengths, self.records_of, self.digests))
+        return Census(self.records, rejected, *kept)
 
 
 def take_census(paths: Sequence[Path]) -> Census:
-    """Read FASTA files once; 24 bytes a different sequence are kept."""
+    """Read FASTA files once; 32 bytes a different sequence are kept."""
     seen: dict[bytes, int] = {}
     lengths: list[int] = []
     counts: list[int] = []
@@ -74,13 +81,32 @@ def take_census(paths: Sequence[Path]) -> Census:
         except RejectedSequence:
             rejected += 1
             continue
-        digest = digest_sequence(sequence)[:8]
+        digest = digest_sequence(sequence)
         place = seen.setdefault(digest, len(lengths))
         if place == len(lengths):
             lengths.append(len(sequence))
             counts.append(0)
         counts[place] += 1
-    return Census(records, rejected, np.array(lengths, np.int64), np.array(counts, np.int64))
+    return Census(
+        records,
+        rejected,
+        np.array(lengths, np.int64),
+        np.array(counts, np.int64),
+        from_bytes(b"".join(seen)),
+    )
+
+
+def count_reused(census: Census, past: Past, request: Request, weights: Path) -> np.ndarray:
+    """Return which different sequences, (u,) bool, earlier runs have computed.
+
+    Args:
+        weights: their manifest; if they are not fetched yet, they are taken for those of then.
+    """
+    settings = settings_of(request, Weights.read(weights) if weights.exists() else None)
+    order = np.argsort(census.digests)
+    reused = np.zeros(len(order), bool)
+    reused[order] = find_done(past, settings, census.digests[order])
+    return reused
 
 
 def count_bytes(census: Census, request: Request) -> int:
@@ -117,12 +143,20 @@ def measure_speed(request: Request, device: torch.device) -> float:
     return len(tokens) / (seconds_of_probe * max(layers, 1) / PROBE_LAYERS)
 
 
-def plan_run(datasets: dict[str, list[Path]], shards: int, request: Request) -> str:
+def plan_run(
+    datasets: Mapping[str, Sequence[Path]],
+    shards: int,
+    request: Request,
+    pasts: Mapping[str, Past],
+    weights: Path,
+) -> str:
     """Return a table of what each dataset costs on one device of this machine.
 
     Args:
         datasets: protein FASTA files by dataset.
         shards: pieces of each dataset.
+        pasts: where earlier runs may have left results, by dataset.
+        weights: their manifest, which need not be there yet.
     """
     # A shard's job starts as this process did: Python, and the same imports.
     seconds_to_start = time.time() - psutil.Process().create_time()
@@ -135,12 +169,14 @@ def plan_run(datasets: dict[str, list[Path]], shards: int, request: Request) -> 
     for dataset, paths in datasets.items():
         census = take_census(paths)
         census = census.without(request.long_sequences.rejects(census.lengths))
-        tokens = int(request.long_sequences.count_tokens(census.lengths).sum())
+        reused = count_reused(census, pasts[dataset], request, weights)
+        tokens = int(request.long_sequences.count_tokens(census.lengths[~reused]).sum())
         table.add_row(
             dataset,
             f"{census.records:,}",
             f"{census.rejected:,}",
             f"{len(census.lengths):,}",
+            f"{np.count_nonzero(reused):,}",
             f"{int((census.lengths * census.records_of).sum()):,}",
             f"{census.lengths.max(initial=0):,}",
             str(shards),
@@ -155,7 +191,8 @@ def plan_run(datasets: dict[str, list[Path]], shards: int, request: Request) -> 
         f"(measured on {PROBE_LAYERS} of its {request.architecture.layers} layers),\n"
         f"and {seconds_to_start:.0f} s to start each shard.\n\n"
         f"{console.export_text()}\n"
-        "Several devices share the time, up to one a shard. Repeated sequences are computed once."
+        "Several devices share the time, up to one a shard. Repeated sequences are computed once, "
+        "reused ones\nnot at all."
     )
 
 

@@ -30,6 +30,7 @@ class ShardStatus:
         tokens_per_second, seconds_to_go: of a running attempt.
         restarts: attempts after the first.
         rejected: sequences that the attempt in hand rejected, or records of a shard that is done.
+        reused: sequences that earlier runs had computed.
     """
 
     dataset: str
@@ -41,6 +42,7 @@ class ShardStatus:
     seconds_to_go: float | None = None
     restarts: int = 0
     rejected: int = 0
+    reused: int = 0
 
 
 @dataclass(frozen=True)
@@ -52,7 +54,7 @@ class Total:
         share: of all their cost that is done, 0 to 1; shards cost about the same.
         tokens_per_second: of those that run.
         seconds_to_go: at the pace of those that run; None if that is unknown.
-        restarts, rejected: summed.
+        restarts, rejected, reused: summed.
     """
 
     shards: int
@@ -62,6 +64,7 @@ class Total:
     seconds_to_go: float | None
     restarts: int
     rejected: int
+    reused: int
 
     @classmethod
     def of(cls, shards: Sequence[ShardStatus]) -> "Total":
@@ -77,6 +80,7 @@ class Total:
             seconds_to_go=work_to_go / pace if pace else None,
             restarts=sum(shard.restarts for shard in shards),
             rejected=sum(shard.rejected for shard in shards),
+            reused=sum(shard.reused for shard in shards),
         )
 
 
@@ -94,15 +98,21 @@ def read_shard(dataset: str, shard: str, output: Path, checkpoints: Path) -> Sha
     events = read_events(checkpoints)
     restarts = max(0, count_last_starts(events) - 1)
     if output.exists():
+        rejected, reused = count_in(output)
         return ShardStatus(
-            dataset, shard, "done", share=1.0, restarts=restarts, rejected=count_rejected(output)
+            *(dataset, shard, "done"),
+            share=1.0,
+            restarts=restarts,
+            rejected=rejected,
+            reused=reused,
         )
     if not events:
         return ShardStatus(dataset, shard, "waiting")
     now = read_progress(checkpoints)
     share = now.tokens_done / max(now.tokens, 1) if now else None
     rejected = now.rejected if now else 0
-    known = {"share": share, "restarts": restarts, "rejected": rejected}
+    reused = now.reused if now else 0
+    known = {"share": share, "restarts": restarts, "rejected": rejected, "reused": reused}
     last = events[-1]
     host = str(last.get("host", ""))
     match last["event"]:
@@ -163,10 +173,11 @@ def _fits(value: object, kind: type) -> bool:
     return isinstance(value, kind | int) and not (isinstance(value, float) and not isfinite(value))
 
 
-def count_rejected(output: Path) -> int:
-    """Return how many records of a finished shard were rejected."""
+def count_in(output: Path) -> tuple[int, int]:
+    """Return how many records of a finished shard were rejected, and sequences reused."""
     try:
         with h5py.File(output, "r", locking=False) as file:
-            return len(file["ordinals"]) - int(file.attrs["n_embedded"])
+            rejected = len(file["ordinals"]) - int(file.attrs["n_embedded"])
+            return rejected, int(file.attrs.get("n_reused", 0))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError):  # being written, or foreign
-        return 0
+        return 0, 0

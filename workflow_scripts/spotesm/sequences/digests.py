@@ -32,6 +32,11 @@ def as_bytes(digests: np.ndarray) -> np.ndarray:
     return np.frombuffer(digests.tobytes(), np.uint8).reshape(-1, DIGEST_BYTES)
 
 
+def keys_of(digests: np.ndarray) -> np.ndarray:
+    """Return the first 8 bytes of each, (k,) uint64, in the same order: big-endian."""
+    return as_bytes(digests)[:, :8].copy().view(">u8").ravel().astype(np.uint64)
+
+
 def from_hex(digests: Iterable[str]) -> np.ndarray:
     """Return (k,) DIGEST from what `as_hex` gave."""
     return from_bytes(b"".join(map(bytes.fromhex, digests)))

@@ -1,0 +1,228 @@
+"""What earlier runs computed of a shard's sequences: found, checked, and written once more.
+
+One more source of what is done, after the shard's own parts. In this order:
+    set-aside/*/                   parts of this shard that differ in what is stored alone
+    results/NAME/embeddings.h5     what this dataset was before
+    checkpoints/*-of-M/            parts and finished shards of another split, M not N
+    results/NAME/shards/*-of-M.h5  the same, where checkpoints are elsewhere or not kept
+    the files that the config names
+"""
+
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from spotesm.base.durable import read_json
+from spotesm.embed.checkpoints import (
+    BOUND,
+    SET_ASIDE,
+    DamagedPart,
+    check_digest,
+    finished_paths,
+    part_paths,
+    read_part,
+)
+from spotesm.embed.task import ShardJob, Task
+from spotesm.hdf5.reuse import UnfitFile, open_earlier
+from spotesm.hdf5.shard_file import ShardWriter
+from spotesm.machine.preemption import StopRequest
+from spotesm.request.results import Results
+from spotesm.request.reuse import find_difference, find_sound, outputs_of, units_held
+
+log = logging.getLogger(__name__)
+
+OF_WEIGHTS = ("weights_sha256", "regression_sha256")
+MERGED, FINISHED, SHARD, PART = "merged", "finished", "shard", "part"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file that may hold results of a shard.
+
+    Attributes:
+        kind: a `MERGED` file, a `FINISHED` shard among checkpoints, a `SHARD` file, or a `PART`.
+        origin: what results that come from it are said to come from.
+        settings: those of a part, which does not hold them itself.
+        asked: whether the config names it; of others it is no news if they do not serve.
+    """
+
+    path: Path
+    kind: str
+    origin: str
+    settings: dict | None = None
+    asked: bool = False
+
+
+@dataclass(frozen=True)
+class Past:
+    """Where earlier runs may have left results of a dataset, or of one of its shards.
+
+    Attributes:
+        merged: the dataset's merged file; None if the past is not to be looked at.
+        checkpoints: the folder with the checkpoints of its shards; None likewise.
+        shards: the folder with its shards' files.
+        named: earlier merged files that the config names.
+        set_aside: the folder of what the shard set aside.
+        but: into how many shards those are split that are not looked at, as text: those of now.
+    """
+
+    merged: Path | None
+    checkpoints: Path | None
+    shards: Path | None
+    named: Sequence[Path]
+    set_aside: Path | None = None
+    but: str = ""
+
+    @classmethod
+    def of_job(cls, job: ShardJob) -> "Past":
+        """Return where a shard's job looks."""
+        old = not job.restart
+        kept = old and job.checkpointing
+        return cls(
+            merged=job.past if old else None,
+            checkpoints=job.checkpoints.parent if kept else None,
+            shards=job.output.parent if old else None,
+            named=job.reuse,
+            set_aside=job.checkpoints / SET_ASIDE if kept else None,
+            but=_split(job.output),
+        )
+
+    def find_sources(self) -> Iterator[Source]:
+        """Yield what is there, in order."""
+        if self.set_aside:
+            for folder in sorted(self.set_aside.glob("*")):
+                yield from self._in_store(folder)
+        if self.merged and self.merged.is_file():
+            yield Source(self.merged, MERGED, str(self.merged))
+        for folder in self._others(self.checkpoints, "*-of-*"):
+            for store in (folder, *sorted((folder / SET_ASIDE).glob("*"))):
+                yield from self._in_store(store)
+        for path in self._others(self.shards, "*-of-*.h5"):
+            yield Source(path, SHARD, str(self.shards))
+        for path in self.named:
+            yield Source(path, MERGED, str(path), asked=True)
+
+    def _others(self, folder: Path | None, pattern: str) -> list[Path]:
+        paths = folder.glob(pattern) if folder else ()
+        return sorted(path for path in paths if _split(path) != self.but)
+
+    def _in_store(self, folder: Path) -> Iterator[Source]:
+        """Yield what lies in a folder of checkpoints, if it says of which settings."""
+        try:
+            settings = read_json(folder / BOUND)
+        except (OSError, ValueError):  # none, or none of ours
+            return
+        for path in finished_paths(folder):
+            yield Source(path, FINISHED, str(self.checkpoints))
+        for path in part_paths(folder):
+            yield Source(path, PART, str(self.checkpoints), settings)
+
+
+def _split(shard: Path) -> str:
+    """Return into how many shards the input is split, of which this is one."""
+    return shard.name.partition("-of-")[2].removesuffix(".h5")
+
+
+def write_reused(task: Task, writer: ShardWriter, stop: StopRequest) -> None:
+    """Write what earlier runs computed of what is not done yet.
+
+    A source that does not serve is named, and its sequences stay to do.
+    """
+    for source in Past.of_job(task.job).find_sources():
+        if writer.done.all():
+            return
+        before = writer.n_reused
+        try:
+            for results in read_source(source, task, writer):
+                writer.add(results)
+                stop.leave_if_asked()
+        except (UnfitFile, DamagedPart) as problem:
+            log.warning("reuse: %s %s; not used", source.path, problem)
+        if taken := writer.n_reused - before:
+            log.info("reuse: %d sequences from %s", taken, source.path)
+
+
+def read_source(source: Source, task: Task, writer: ShardWriter) -> Iterator[Results]:
+    """Yield what a source holds of the sequences that lack something, if it serves.
+
+    Raises:
+        UnfitFile: it cannot be read, is damaged, or none of ours.
+        DamagedPart: likewise.
+    """
+    read = _read_part if source.kind == PART else _read_file
+    for results in read(source, task, writer):
+        sequences = task.shard.find(results.digests)
+        lengths = np.where(sequences >= 0, task.shard.lengths[sequences], 0)
+        sound = (sequences >= 0) & find_sound(results, lengths, task.request)
+        if sound.any():
+            yield replace(results.take(np.flatnonzero(sound)), origin=source.origin)
+
+
+def _read_file(source: Source, task: Task, writer: ShardWriter) -> Iterator[Results]:
+    with open_earlier(source.path, of_shard=source.kind != MERGED) as earlier:
+        units = _units_of(source, earlier.settings, task.settings)
+        if not units:
+            return
+        wanted = np.flatnonzero(writer.lack(units))
+        digests, lengths = task.shard.digests[wanted], task.shard.lengths[wanted]
+        if source.kind == FINISHED and len(earlier.find(digests)[0]):
+            check_digest(source.path)
+        yield from earlier.read(digests, lengths, task.outputs, task.outputs.keys_of(units))
+
+
+def _read_part(source: Source, task: Task, writer: ShardWriter) -> Iterator[Results]:
+    units = _units_of(source, source.settings or {}, task.settings)
+    keys = task.outputs.keys_of(units) if units else []
+    dtype = task.outputs.dtype
+    for results in read_part(source.path, source.settings or {}) if keys else ():
+        yield results.only(keys).astype(dtype)
+
+
+def _units_of(source: Source, theirs: Mapping, ours: Mapping) -> list[str]:
+    """Return what of the units wanted a source has; none if its settings are others."""
+    problem = find_difference(theirs, ours)
+    if problem is None:
+        return units_held(theirs, ours)
+    if source.asked:
+        log.warning("reuse: %s %s; not used", source.path, problem)
+    else:
+        log.info("%s %s", source.path, problem)
+    return []
+
+
+def find_done(past: Past, settings: Mapping, digests: np.ndarray) -> np.ndarray:
+    """Return which sequences need not be computed, for what earlier runs left, (u,) bool.
+
+    Args:
+        settings: what determines the numbers; without those of weights, any will do.
+        digests: (u,) DIGEST, ascending.
+    """
+    done = np.zeros(len(digests), bool)
+    for source in past.find_sources():
+        if done.all():
+            break
+        try:
+            for found in _find_in(source, settings, digests):
+                done[found] = True
+        except (UnfitFile, DamagedPart) as problem:
+            log.warning("reuse: %s %s; not used", source.path, problem)
+    return done
+
+
+def _find_in(source: Source, settings: Mapping, digests: np.ndarray) -> Iterator[np.ndarray]:
+    if source.kind == PART:
+        if _has_all(source, source.settings or {}, settings):
+            for results in read_part(source.path, source.settings or {}):
+                yield np.flatnonzero(np.isin(digests, results.digests))
+        return
+    with open_earlier(source.path, of_shard=source.kind != MERGED) as earlier:
+        if _has_all(source, earlier.settings, settings):
+            yield earlier.find(digests)[0]
+
+
+def _has_all(source: Source, theirs: Mapping, ours: Mapping) -> bool:
+    ours = {**{name: theirs[name] for name in OF_WEIGHTS if name in theirs}, **ours}
+    return _units_of(source, theirs, ours) == outputs_of(ours).units

@@ -1,0 +1,185 @@
+"""What an earlier file holds of some sequences: a merged one, or that of a shard."""
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import pairwise
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from spotesm.base.failures import InputError
+from spotesm.hdf5.format import is_damage, open_checked
+from spotesm.hdf5.shard_file import BYTES_AT_ONCE, bytes_of_row, group_of, read_reasons
+from spotesm.request.outputs import Outputs, offsets_of, output_of
+from spotesm.request.results import Ragged, Results
+from spotesm.sequences.digests import from_bytes, keys_of
+from spotesm.sequences.reasons import Reason
+
+DIGESTS_AT_ONCE = 1 << 20
+GAP = 64  # rows between two that are wanted, below which all are read in one piece
+
+
+class UnfitFile(Exception):
+    """An earlier file that must not be used; says why."""
+
+
+class EarlierFile:
+    """A merged file, or that of a shard, of which results are taken again.
+
+    Attributes:
+        settings: what determined its numbers.
+    """
+
+    def __init__(self, path: Path, file: h5py.File, of_shard: bool) -> None:
+        self.path = path
+        self.file = file
+        self.of_shard = of_shard
+        self.settings = dict(json.loads(file.attrs["fingerprint"]))
+
+    def find(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which of `digests` (k,) DIGEST, ascending, it has, and a row of each, (j,)."""
+        found, rows = [], []
+        keys, stored = keys_of(digests), self.file["digests"]
+        for start in range(0, len(stored), DIGESTS_AT_ONCE):
+            theirs = from_bytes(stored[start : start + DIGESTS_AT_ONCE])
+            theirs_keys = keys_of(theirs)
+            order = np.argsort(theirs_keys, kind="stable")
+            ranks = np.searchsorted(theirs_keys[order], keys).clip(max=len(order) - 1)
+            candidates = order[ranks]
+            # Of two digests that share a key one may be missed, and is computed.
+            same = np.flatnonzero(theirs[candidates] == digests)
+            found.append(same)
+            rows.append(start + candidates[same])
+        which, first = np.unique(np.concatenate(found or [[]]), return_index=True)
+        return which.astype(np.int64), np.concatenate(rows or [[]]).astype(np.int64)[first]
+
+    def read(
+        self, digests: np.ndarray, lengths: np.ndarray, outputs: Outputs, keys: Sequence[str]
+    ) -> Iterator[Results]:
+        """Yield what it holds of some sequences under some keys, in blocks of some 64 MiB.
+
+        Args:
+            digests: (k,) DIGEST, ascending, of the sequences.
+            lengths: (k,) residues of each.
+            outputs: the type that values become is theirs.
+
+        Raises:
+            UnfitFile: it contradicts itself.
+        """
+        self._check_shapes(keys)
+        which, rows = self.find(digests)
+        order = np.argsort(rows)
+        which, rows = which[order], rows[order]
+        spans = {key: self._read_spans(key, rows) for key in keys if output_of(key).ragged}
+        for block in self._in_blocks(keys, len(rows), spans):
+            here = rows[block]
+            if (_read_rows(self.file["lengths"], here) != lengths[which[block]]).any():
+                raise UnfitFile("has lengths that are not those of its sequences")
+            yield Results(
+                digests[which[block]],
+                self._read_reasons(here),
+                _read_rows(self.file["windows"], here),
+                {
+                    key: _read_rows(self.file[key], here).astype(outputs.dtype, copy=False)
+                    for key in keys
+                    if key not in spans
+                },
+                {
+                    key: self._read_ragged(key, starts[block], sizes[block], outputs.dtype)
+                    for key, (starts, sizes) in spans.items()
+                },
+            )
+
+    def _check_shapes(self, keys: Sequence[str]) -> None:
+        """Check that what is read below is there, of each record."""
+        n, dim, file = len(self.file["digests"]), self.file.attrs["embedding_dim"], self.file
+        for key in keys:
+            output = output_of(key)
+            width = output.width or dim
+            shape = (len(file[key]) if output.ragged else n, *((width,) if width > 1 else ()))
+            if (file[key].shape, file[key].dtype) != (shape, self.settings["store_dtype"]):
+                raise UnfitFile(f"has {key} in another shape than it says")
+        if {len(file[name]) for name in ("lengths", "windows")} != {n}:
+            raise UnfitFile("does not say of every record how long it is")
+
+    def _read_reasons(self, rows: np.ndarray) -> list[Reason | None]:
+        if not self.of_shard or not len(rows):  # a merged file has no rows of rejected records
+            return [None] * len(rows)
+        first = rows[0]
+        keywords, details = read_reasons(self.file, slice(first, rows[-1] + 1))
+        texts = zip(keywords[rows - first], details[rows - first], strict=True)
+        return [Reason(keyword, detail) if keyword else None for keyword, detail in texts]
+
+    def _read_spans(self, key: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return where the values of some rows begin, and how many there are, (k,) each."""
+        if self.of_shard:
+            starts, sizes = (
+                _read_rows(self.file[f"{group_of(key)}/{name}"], rows)
+                for name in ("starts", "sizes")
+            )
+        else:
+            offsets = self.file[offsets_of(output_of(key))]
+            starts = _read_rows(offsets, rows)
+            sizes = _read_rows(offsets, rows + 1) - starts
+        absent = self.of_shard & (starts < 0)  # of rejected records
+        starts, sizes = np.where(absent, 0, starts), np.where(absent, 0, sizes)
+        if ((starts < 0) | (sizes < 0) | (starts + sizes > len(self.file[key]))).any():
+            raise UnfitFile(f"has no place for the values of {key}")
+        return starts, sizes
+
+    def _in_blocks(self, keys: Sequence[str], n: int, spans: dict) -> Iterator[slice]:
+        """Yield slices of the n rows that are wanted, whose values take some 64 MiB."""
+        sizes = np.full(n, sum(bytes_of_row(self.file[k]) for k in keys if k not in spans))
+        for key, (_, counts) in spans.items():
+            sizes = sizes + counts * bytes_of_row(self.file[key])
+        ends = np.cumsum(sizes)
+        start = 0
+        while start < n:
+            before = ends[start - 1] if start else 0
+            end = max(start + 1, int(np.searchsorted(ends, before + BYTES_AT_ONCE, "right")))
+            yield slice(start, end)
+            start = end
+
+    def _read_ragged(
+        self, key: str, starts: np.ndarray, sizes: np.ndarray, dtype: np.dtype
+    ) -> Ragged:
+        values = [
+            self.file[key][start : start + size] for start, size in zip(starts, sizes, strict=True)
+        ]
+        return Ragged(np.concatenate(values).astype(dtype, copy=False), sizes)
+
+
+@contextmanager
+def open_earlier(path: Path, of_shard: bool = False) -> Iterator[EarlierFile]:
+    """Open an earlier file, merged or of a shard.
+
+    Raises:
+        UnfitFile: it cannot be read, or is something else; or, in the block, is damaged.
+    """
+    try:
+        file = h5py.File(path, "r", locking=False) if of_shard else open_checked(path)
+    except InputError as error:
+        raise UnfitFile(str(error).removeprefix(f"{path}: ").partition("; ")[0]) from error
+    except (OSError, RuntimeError) as error:
+        raise UnfitFile(f"cannot be read ({error})") from error
+    with file:
+        try:
+            yield EarlierFile(path, file, of_shard)
+        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+            if isinstance(error, OSError | RuntimeError) and not is_damage(error):
+                raise
+            raise UnfitFile(f"is damaged ({error})") from error
+
+
+def _read_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
+    """Read ascending rows; runs of them whose gaps are small in one piece."""
+    values = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
+    stretch = rows // max(1, BYTES_AT_ONCE // bytes_of_row(dataset))
+    apart = (np.diff(rows) > GAP) | (np.diff(stretch) > 0)
+    edges = np.flatnonzero(np.concatenate([[True], apart]))[: len(rows)]
+    for first, end in pairwise([*edges, len(rows)]):
+        base = rows[first]
+        values[first:end] = dataset[base : rows[end - 1] + 1][rows[first:end] - base]
+    return values
