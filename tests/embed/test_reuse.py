@@ -22,9 +22,13 @@ from shards import (
     wait_until,
 )
 from spotesm.base.durable import read_json
+from spotesm.base.failures import IncompleteError
+from spotesm.commands.verify import choose_rows
 from spotesm.embed.task import ShardJob
 from spotesm.hdf5 import reuse
+from spotesm.hdf5.integrity import check_integrity
 from spotesm.hdf5.merge import merge_shards
+from spotesm.hdf5.reader import Embeddings
 from spotesm.request.outputs import Outputs
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.sharding import split_fasta
@@ -238,6 +242,41 @@ def test_what_was_reused_is_remembered_when_the_shard_is_taken_up_again(
         assert file.attrs["reused_from"].tolist() == [str(merged)]
 
 
+def test_the_first_file_that_has_an_output_gives_it(
+    tmp_path: Path, records: Records, weights_manifest: Path, merged: Path
+) -> None:
+    """One file lacks the second half, another has all under two outputs more."""
+    (tmp_path / "half").mkdir()
+    (tmp_path / "all").mkdir()
+    half, _ = embed(tmp_path / "half", records[:15], weights_manifest, 1)
+    changes = {"outputs": ("mean", "bos"), "reuse": [half, merged]}
+    path, passes = embed(tmp_path / "all", records, weights_manifest, 2, **changes)
+    assert passes == 0
+    first = {sequence for _, sequence in records[:15]}
+    with h5py.File(path) as file:
+        names = file.attrs["reused_from"].tolist()
+        origins = [names[number - 1] for number in file["reused"][:]]
+    assert origins == [str(half if sequence in first else merged) for _, sequence in records]
+    check_integrity(Embeddings(path))
+    with h5py.File(path, "r+") as file:
+        file["reused"][len(records) // 2] = 3
+    with pytest.raises(IncompleteError, match="whence it is reused"):
+        check_integrity(Embeddings(path))
+
+
+@pytest.mark.parametrize("n", [0, 1, 4, 6, 40])
+def test_verify_draws_reused_rows(
+    tmp_path: Path, records: Records, weights_manifest: Path, merged: Path, n: int
+) -> None:
+    path = tmp_path / "copy.h5"
+    path.write_bytes(merged.read_bytes())
+    with h5py.File(path, "r+") as file:
+        file["reused"] = np.array([7 <= row < 9 for row in range(len(records))], np.uint16)
+    chosen = choose_rows(Embeddings(path), n, random.Random(0))
+    assert len(set(chosen)) == len(chosen) == min(n, len(records))
+    assert len({7, 8} & set(chosen)) >= min((n + 1) // 2, 2)
+
+
 # -- what does not ---------------------------------------------------------------------------------
 
 
@@ -284,7 +323,7 @@ def without_digests(path: Path) -> None:
         (half_precision, r"holds float16, but float32 is wanted; not used"),
         (truncated, r"cannot be read as HDF5, it is truncated or damaged"),
         (emptied, r"is empty; not used"),
-        (without_windows, r"is damaged .*; not used"),
+        (without_windows, r"cannot be read, or is damaged .*; not used"),
         (not_finite, ""),
         (without_digests, ""),
     ],

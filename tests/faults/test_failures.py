@@ -257,7 +257,12 @@ def test_parts_of_an_older_format_are_set_aside(job: ShardJob, unbroken: ShardJo
 
 
 @pytest.mark.parametrize(
-    ("faults", "file_size"), [("disk_full@1", resource.RLIM_INFINITY), ("", 40_000)]
+    ("faults", "file_size"),
+    [
+        ("disk_full@1", resource.RLIM_INFINITY),
+        # In values, texts, the index, and in what HDF5 writes when it closes.
+        *(("", size) for size in (1_000, 5_000, 20_000, 35_000, 40_000)),
+    ],
 )
 def test_a_full_disk_during_the_merge(
     unbroken: ShardJob, tmp_path: Path, faults: str, file_size: int

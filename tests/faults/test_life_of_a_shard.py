@@ -105,7 +105,8 @@ class LifeOfAShard(RuleBasedStateMachine):
     def damage(self, which: float, where: float, bit: int) -> None:
         path = choose(self.checkpoints_there(), which)
         content = bytearray(path.read_bytes())
-        content[int(where * len(content))] ^= 1 << bit
+        if content:  # it may have been truncated
+            content[int(where * len(content))] ^= 1 << bit
         self.replace(path, bytes(content))
 
     @precondition(lambda self: bool(self.checkpoints_there()))
@@ -149,8 +150,13 @@ class LifeOfAShard(RuleBasedStateMachine):
         layer = self.job.request.layers[0] % 7
         with h5py.File(self.job.output) as file:
             assert file["sequence_ids"].asstr()[:].tolist() == [name for name, _ in self.records]
-            rows = file[f"mean/{layer}"][:]
-        expected = np.stack([self.reference(s, layer).mean(0) for _, s in self.records])
+            rows, reasons = file[f"mean/{layer}"][:], file["reasons"].asstr()[:]
+        # A sequence that is alone in the pass that runs out of memory does not fit even alone.
+        assert set(reasons) <= {"", "out_of_memory"}
+        embedded = reasons == ""
+        rows = rows[embedded]
+        expected = [self.reference(s, layer).mean(0) for _, s in self.records]
+        expected = np.stack(expected)[embedded]
         tolerance = 1e-5 if rows.dtype == np.float32 else 4e-3
         np.testing.assert_allclose(rows, expected, rtol=tolerance, atol=tolerance)
 

@@ -195,7 +195,8 @@ def test_other_budgets_jobs_and_shards_between_attempts(
     assert_same_datasets(result, expected, tolerance=1e-6)
     prepare(folder, records, shards=4, **settings)
     embed(folder, *two_jobs)
-    assert_same_datasets(result, expected, tolerance=1e-6)
+    assert summary_of(folder)["n_computed"] == 0
+    assert_same_datasets(result, expected, tolerance=1e-6, but=("reused",))
 
 
 def test_own_weights_and_no_checkpoints(

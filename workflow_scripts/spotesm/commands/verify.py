@@ -91,7 +91,7 @@ def check(
         IncompleteError: something does not hold.
         InputError: what it is to be compared with cannot be read.
     """
-    chosen = random.Random(seed).sample(range(len(embeddings)), min(n_recomputed, len(embeddings)))
+    chosen = choose_rows(embeddings, n_recomputed, random.Random(seed))
     sequences = check_records(embeddings, fasta, rejected, set(chosen))
     click.echo(
         f"{len(embeddings)} rows are the records of the FASTA, in order: ids, lengths, digests"
@@ -103,6 +103,14 @@ def check(
         click.echo(
             f"{len(chosen)} rows recomputed by fair-esm: at most {worst:.1e} off, relatively"
         )
+
+
+def choose_rows(embeddings: Embeddings, n: int, rng: random.Random) -> list[int]:
+    """Choose rows to recompute; where some were reused, half of them among those."""
+    reused = np.flatnonzero(embeddings.file["reused"][:]) if "reused" in embeddings.file else []
+    chosen = rng.sample(list(reused), min((n + 1) // 2, len(reused)))
+    others = rng.sample(range(len(embeddings)), min(n, len(embeddings)))
+    return list(dict.fromkeys([*map(int, chosen), *others]))[: len(others)]
 
 
 # -- the records -----------------------------------------------------------------------------------

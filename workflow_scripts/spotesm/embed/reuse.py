@@ -176,9 +176,16 @@ def _read_file(source: Source, task: Task, writer: ShardWriter) -> Iterator[Resu
 def _read_part(source: Source, task: Task, writer: ShardWriter) -> Iterator[Results]:
     units = _units_of(source, source.settings or {}, task.settings)
     keys = task.outputs.keys_of(units) if units else []
-    dtype = task.outputs.dtype
-    for results in read_part(source.path, source.settings or {}) if keys else ():
-        yield results.only(keys).astype(dtype)
+    if keys:
+        for results in _read_results(source):
+            yield results.only(keys).astype(task.outputs.dtype)
+
+
+def _read_results(part: Source) -> Iterator[Results]:
+    try:
+        yield from read_part(part.path, part.settings or {})
+    except OSError as error:  # gone by now, if another process has just finished its shard
+        raise DamagedPart(f"cannot be read ({error})") from error
 
 
 def _units_of(source: Source, theirs: Mapping, ours: Mapping) -> list[str]:
@@ -215,7 +222,7 @@ def find_done(past: Past, settings: Mapping, digests: np.ndarray) -> np.ndarray:
 def _find_in(source: Source, settings: Mapping, digests: np.ndarray) -> Iterator[np.ndarray]:
     if source.kind == PART:
         if _has_all(source, source.settings or {}, settings):
-            for results in read_part(source.path, source.settings or {}):
+            for results in _read_results(source):
                 yield np.flatnonzero(np.isin(digests, results.digests))
         return
     with open_earlier(source.path, of_shard=source.kind != MERGED) as earlier:

@@ -6,7 +6,6 @@ from contextlib import contextmanager
 from functools import cache
 from itertools import takewhile
 
-import h5py
 import numpy as np
 import torch
 
@@ -19,6 +18,7 @@ from spotesm.embed.reuse import write_reused
 from spotesm.embed.task import ShardJob, Task
 from spotesm.hdf5.check import check_shard
 from spotesm.hdf5.shard_file import ShardWriter
+from spotesm.hdf5.writing import WrittenFile
 from spotesm.machine.devices import lease_device
 from spotesm.machine.preemption import StopRequest
 from spotesm.model.batching import plan_batches
@@ -61,6 +61,7 @@ def embed_shard(job: ShardJob) -> None:
                         if job.checkpointing:
                             checkpoints.add(results)
                         writer.add(results)
+                        writer.file.check()
                         progress.advance(batch, results)
                 finally:
                     checkpoints.flush()  # whatever ended the work, what it computed is kept
@@ -223,7 +224,7 @@ def create_shard_file(task: Task) -> Iterator[ShardWriter]:
     """Yield a writer to a temporary file, which gets its name if it proves complete."""
     embedding_dim = task.weights.architecture.embedding_dim
     with replacing(task.job.output) as temporary:
-        with h5py.File(temporary, "w", locking=False) as file:
+        with WrittenFile(temporary) as file:
             yield ShardWriter(file, task.shard, task.outputs, embedding_dim)
         check_shard(temporary, task.shard, task.settings)
 

@@ -9,7 +9,7 @@ import numpy as np
 
 from spotesm.base.failures import IncompleteError
 from spotesm.hdf5 import shard_file
-from spotesm.hdf5.shard_file import as_attribute, group_of, read_reasons, read_spans
+from spotesm.hdf5.shard_file import as_attribute, group_of, read_origins, read_reasons, read_spans
 from spotesm.request.outputs import CONTACTS, Outputs, output_of
 from spotesm.request.request import Request
 from spotesm.sequences.digests import as_bytes
@@ -61,6 +61,9 @@ def _find_problems(file: h5py.File, shard: Shard, ids: np.ndarray, settings: dic
         yield "counts its records wrongly"
     if file.attrs["n_sequences"] != len(shard.digests):
         yield "counts its sequences wrongly"
+    names, origin = read_origins(file)
+    if origin.shape != embedded.shape or origin.max(initial=0) >= len(names):
+        yield "does not say of every record whence it is reused"
     if (file["windows"][:][embedded] < 1).any():
         yield "has records without results"
     request = Request.of_attributes(file.attrs)

@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from spotesm.base.failures import IncompleteError
+from spotesm.hdf5.index import check_index
 from spotesm.hdf5.reader import FIRST, Embeddings
 from spotesm.request.outputs import CONTACTS, Output, offsets_of, output_of
 from spotesm.request.request import Request
@@ -22,6 +23,7 @@ def check_integrity(embeddings: Embeddings) -> None:
     """
     check_shapes(embeddings, check_attributes(embeddings))
     check_finite(embeddings)
+    check_index(embeddings.file)
 
 
 def check_attributes(embeddings: Embeddings) -> Request:
@@ -77,9 +79,23 @@ def check_shapes(embeddings: Embeddings, request: Request) -> None:
             )
     for start in range(0, n, ROWS_AT_ONCE):
         check_windows(embeddings, request, slice(start, start + ROWS_AT_ONCE))
+    check_reused(embeddings)
     for output in {output_of(key).name: output_of(key) for key in there}.values():
         if output.ragged:
             check_offsets(embeddings, request, output)
+
+
+def check_reused(embeddings: Embeddings) -> None:
+    """Check that the file says of every record, or of none, from which earlier file it comes."""
+    file = embeddings.file
+    numbers, names = file.get("reused"), file.attrs.get("reused_from")
+    if numbers is None and names is None:
+        return
+    if numbers is not None and names is not None and numbers.shape == (len(embeddings),):
+        starts = range(0, len(embeddings), ROWS_AT_ONCE)
+        if all(numbers[s : s + ROWS_AT_ONCE].max(initial=0) <= len(names) for s in starts):
+            return
+    raise IncompleteError(f"{embeddings.path}: does not say of each record whence it is reused")
 
 
 def check_windows(embeddings: Embeddings, request: Request, rows: slice) -> None:

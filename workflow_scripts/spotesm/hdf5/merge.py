@@ -20,6 +20,8 @@ from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import IncompleteError
 from spotesm.base.paths import UNTRAINED
 from spotesm.hdf5.format import FORMAT, FORMAT_VERSION
+from spotesm.hdf5.index import IndexWriter
+from spotesm.hdf5.orfs import Origins
 from spotesm.hdf5.reused import Reused
 from spotesm.hdf5.shard_file import (
     TEXT,
@@ -30,11 +32,11 @@ from spotesm.hdf5.shard_file import (
     read_reasons,
     read_spans,
 )
+from spotesm.hdf5.writing import WrittenFile
 from spotesm.request.outputs import offsets_of, output_of
 from spotesm.request.request import Request
 from spotesm.sequences.reasons import Reason
 from spotesm.sequences.rejected import EMBED, TRANSLATE, Rejected, read_rejected, writing_rejected
-from spotesm.sequences.translation import parse_orf_id
 
 log = logging.getLogger(__name__)
 
@@ -101,24 +103,28 @@ def merge_shards(job: MergeJob) -> dict:
         rejects = stack.enter_context(writing_rejected(job.rejected))
         for contig in (r for r in read_rejected(job.split_rejected) if r.stage == TRANSLATE):
             rejects.pass_on(contig)
-        file = stack.enter_context(h5py.File(temporary, "w", locking=False))
+        file = stack.enter_context(WrittenFile(temporary))
         output = _Output(file, shards, job.compression)
-        origins = _Origins(file, len(file["lengths"])) if job.nucleotide else None
-        reused = Reused(file, shards, len(file["lengths"]))
+        origins = Origins(file, output.n) if job.nucleotide else None
+        reused = Reused(file, shards, output.n)
+        index = stack.enter_context(IndexWriter(job.output.parent, output.n))
         for block in _read_blocks(shards, job.split_rejected, split["n_records"]):
             output.append(block)
             reused.append(block.shards, block.places)
+            index.add(block.columns["sequence_ids"], block.columns["digests"])
             if origins:
                 origins.append(block.columns["sequence_ids"])
             for record in block.rejected:
                 reason = Reason(record.reason, record.detail)
                 rejects.add(record.ordinal, record.id, record.stage, reason)
+            file.check()
         rejects.check(
             split["n_records"],
             job.max_rejected,
             job.rejected,
             "Mend the input, or raise max_rejected and run again: the embeddings stay",
         )
+        index.write(file)
         n_rejected = rejects.reasons.total()
         file.attrs.update(_attributes(shards, job.config, split["n_records"], n_rejected))
     summary = _summarise(job, split, rejects.reasons)
@@ -250,7 +256,7 @@ class _Output:
     ) -> None:
         self.file = file
         self.shards = shards
-        n = sum(int(shard.attrs["n_embedded"]) for shard in shards)
+        self.n = n = sum(int(shard.attrs["n_embedded"]) for shard in shards)
         for name in RECORD_COLUMNS:
             dtype = TEXT if name == "sequence_ids" else shards[0][name].dtype
             file.create_dataset(name, (n, *shards[0][name].shape[1:]), dtype)
@@ -308,32 +314,6 @@ class _Output:
             start = self._values_end[key]
             self.file[key][start : start + len(values)] = values
             self._values_end[key] += len(values)
-
-
-class _Origins:
-    """Where on which contig each protein lies, as its id says."""
-
-    def __init__(self, file: h5py.File, n: int) -> None:
-        self.columns = [
-            file.create_dataset(f"orfs/{name}", n, dtype)
-            for name, dtype in (
-                ("contigs", TEXT),
-                ("frames", np.int8),
-                ("starts", np.int64),
-                ("ends", np.int64),
-            )
-        ]
-        self._end = 0
-
-    def append(self, ids: np.ndarray) -> None:
-        """Write what the next ids say."""
-        rows = slice(self._end, self._end + len(ids))
-        if len(ids):
-            for column, values in zip(
-                self.columns, zip(*map(parse_orf_id, ids), strict=True), strict=True
-            ):
-                column[rows] = values
-        self._end = rows.stop
 
 
 def _attributes(

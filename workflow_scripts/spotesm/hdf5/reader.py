@@ -22,6 +22,7 @@ from spotesm.base.failures import InputError
 from spotesm.hdf5.format import is_damage, open_checked
 from spotesm.hdf5.frames import anndata_of, frame_of
 from spotesm.hdf5.ids import TextIndex
+from spotesm.hdf5.index import Index
 from spotesm.request.outputs import CONTACTS, LOGITS, OUTPUTS, RESIDUES, Key, offsets_of, output_of
 from spotesm.request.request import Request
 from spotesm.sequences.accessions import accession_of
@@ -108,7 +109,9 @@ class Embeddings(Sequence):
         self.close()
 
     def __getstate__(self) -> dict:
-        return {**self.__dict__, "_open_file": None}
+        # What reads the index belongs to this process; another opens its own.
+        kept = {name: value for name, value in self.__dict__.items() if name != "_by_id"}
+        return {**kept, "_open_file": None}
 
     # -- what there is -------------------------------------------------------------------------
 
@@ -176,8 +179,9 @@ class Embeddings(Sequence):
             yield from ids[start : start + IDS_AT_ONCE]
 
     @cached_property
-    def _by_id(self) -> TextIndex:
-        return TextIndex.of(self.iterate_ids())
+    def _by_id(self) -> Index | TextIndex:
+        # Files of before there was an index have all their ids read once.
+        return Index.of(self.file) or TextIndex.of(self.iterate_ids())
 
     @cached_property
     def _by_accession(self) -> TextIndex:

@@ -10,11 +10,12 @@ import h5py
 import numpy as np
 
 from spotesm.base.failures import InputError
-from spotesm.hdf5.format import is_damage, open_checked
+from spotesm.hdf5.format import open_checked
+from spotesm.hdf5.index import Index
 from spotesm.hdf5.shard_file import BYTES_AT_ONCE, bytes_of_row, group_of, read_reasons
 from spotesm.request.outputs import Outputs, offsets_of, output_of
 from spotesm.request.results import Ragged, Results
-from spotesm.sequences.digests import from_bytes, keys_of
+from spotesm.sequences.digests import as_bytes, from_bytes, keys_of
 from spotesm.sequences.reasons import Reason
 
 DIGESTS_AT_ONCE = 1 << 20
@@ -40,6 +41,15 @@ class EarlierFile:
 
     def find(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return which of `digests` (k,) DIGEST, ascending, it has, and a row of each, (j,)."""
+        index = None if self.of_shard else Index.of(self.file)
+        if index is not None:
+            rows = index.rows_of_digests(as_bytes(digests))
+            which = np.flatnonzero((rows >= 0) & (rows < len(self.file["digests"])))
+            which = which[np.argsort(rows[which])]
+            stored = _read_rows(self.file["digests"], rows[which])
+            # The index says where, the rows say whether.
+            which = np.sort(which[(stored == as_bytes(digests[which])).all(1)])
+            return which, rows[which]
         found, rows = [], []
         keys, stored = keys_of(digests), self.file["digests"]
         for start in range(0, len(stored), DIGESTS_AT_ONCE):
@@ -168,9 +178,7 @@ def open_earlier(path: Path, of_shard: bool = False) -> Iterator[EarlierFile]:
         try:
             yield EarlierFile(path, file, of_shard)
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            if isinstance(error, OSError | RuntimeError) and not is_damage(error):
-                raise
-            raise UnfitFile(f"is damaged ({error})") from error
+            raise UnfitFile(f"cannot be read, or is damaged ({error})") from error
 
 
 def _read_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:

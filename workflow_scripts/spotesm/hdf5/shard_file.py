@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from spotesm.base.failures import IncompleteError
+from spotesm.hdf5.writing import WrittenFile
 from spotesm.request.outputs import Outputs, output_of
 from spotesm.request.results import Ragged, Results
 from spotesm.sequences.digests import as_bytes, from_bytes
@@ -35,7 +36,9 @@ class ShardWriter:
     taken from earlier files: 0, or k for the k-th of the attribute `reused_from`.
     """
 
-    def __init__(self, file: h5py.File, shard: Shard, outputs: Outputs, embedding_dim: int) -> None:
+    def __init__(
+        self, file: WrittenFile, shard: Shard, outputs: Outputs, embedding_dim: int
+    ) -> None:
         self.file = file
         self.shard = shard
         self.outputs = outputs
@@ -90,7 +93,7 @@ class ShardWriter:
         sources = np.flatnonzero((sequences >= 0) & ~self._known[:, sequences].all(0))
         if not len(sources):
             return
-        self._note(results, sources, sequences[sources])
+        self._note_rejected(results, sources, sequences[sources])
         for place, unit in enumerate(self._units):
             keys = self.outputs.keys_of([unit])
             lacking = sources[~self._known[place, sequences[sources]]]
@@ -102,16 +105,22 @@ class ShardWriter:
                     self._write_rows(self.file[key], rows, results.rows[key], lacking[of_row])
                 else:
                     self._append(key, sequences, lacking, results.ragged[key])
+            self._note(results, lacking, sequences[lacking])
             self._known[place, sequences[lacking]] = True
             self._reused[place, sequences[lacking]] = bool(results.origin)
 
     def _note(self, results: Results, sources: np.ndarray, sequences: np.ndarray) -> None:
-        """Note in how many windows sequences went, from where they come, and which are rejected."""
+        """Note in how many windows sequences went, and from where they come first."""
         self._windows[sequences] = results.windows[sources]
         if results.origin:
             if results.origin not in self._origins:
                 self._origins.append(results.origin)
-            self._origin[sequences] = 1 + self._origins.index(results.origin)
+            number = 1 + self._origins.index(results.origin)
+            self._origin[sequences] = np.where(
+                self._origin[sequences] > 0, self._origin[sequences], number
+            )
+
+    def _note_rejected(self, results: Results, sources: np.ndarray, sequences: np.ndarray) -> None:
         for source, sequence in zip(sources.tolist(), sequences.tolist(), strict=True):
             if reason := results.reasons[source]:
                 self._reject(sequence, reason)
@@ -120,7 +129,7 @@ class ShardWriter:
         self._reasons[sequence] = reason
         self._known[:, sequence] = True
         self._reused[:, sequence] = False
-        self._origin[sequence] = 0
+        self._origin[sequence] = self._windows[sequence] = 0
         for group in self._starts:
             self._starts[group][sequence], self._sizes[group][sequence] = UNWRITTEN, 0
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 import numpy as np
 
-DIGEST_BYTES = 16
+DIGEST_BYTES, KEY_BYTES = 16, 8
 DIGEST = np.dtype(f"V{DIGEST_BYTES}")
 
 
@@ -34,7 +34,12 @@ def as_bytes(digests: np.ndarray) -> np.ndarray:
 
 def keys_of(digests: np.ndarray) -> np.ndarray:
     """Return the first 8 bytes of each, (k,) uint64, in the same order: big-endian."""
-    return as_bytes(digests)[:, :8].copy().view(">u8").ravel().astype(np.uint64)
+    return keys_of_bytes(as_bytes(digests))
+
+
+def keys_of_bytes(digests: np.ndarray) -> np.ndarray:
+    """Return the same of (k, 8 or more) uint8."""
+    return digests[:, :KEY_BYTES].copy().view(">u8").reshape(-1).astype(np.uint64)
 
 
 def from_hex(digests: Iterable[str]) -> np.ndarray:

@@ -14,7 +14,7 @@ import numpy as np
 
 from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import InputError
-from spotesm.sequences.digests import digest_sequence, from_bytes, hash_text
+from spotesm.sequences.digests import KEY_BYTES, digest_sequence, from_bytes, hash_text
 from spotesm.sequences.fasta import RejectedSequence, normalise, read_fasta
 from spotesm.sequences.rejected import SPLIT, read_rejected, writing_rejected
 
@@ -63,8 +63,9 @@ def split_fasta(
 ) -> None:
     """Write every record of `inputs` to one of `shards`, or as a line to `rejected`.
 
-    A record's shard is the digest of its normalised sequence modulo the number of shards, so
-    equal sequences meet and added records move no others. Shard records read
+    A record's shard is the range that the digest of its normalised sequence is in, so equal
+    sequences meet, added records move no others, and another number of shards finds what it
+    needs in few of the old ones. Shard records read
     `>ORDINAL ID`, the ordinal being the record's place over all inputs, from 0. One pass;
     memory does not grow with the input.
 
@@ -105,7 +106,7 @@ def split_fasta(
             if is_like_nucleotides(sequence):
                 counts["n_like_nucleotides"] += 1
                 residues_like_nucleotides += len(sequence)
-            shard = int.from_bytes(digest_sequence(sequence)) % len(shards)
+            shard = choose_shard(digest_sequence(sequence), len(shards))
             identifier = record.identifier.encode()
             files[shard].write(b">%d %s\n%s\n" % (ordinal, identifier, sequence))
         counts["n_repeated_ids"] = _count_repeats(id_hashes)
@@ -119,6 +120,11 @@ def split_fasta(
             "Mend the input, or raise max_rejected and run again",
         )
     write_json(summary, {**counts, **(read_json(contigs.counts) if contigs else {})})
+
+
+def choose_shard(digest: bytes, shards: int) -> int:
+    """Return in which of so many equal ranges a digest is."""
+    return int.from_bytes(digest[:KEY_BYTES]) * shards >> 8 * KEY_BYTES
 
 
 def _open_replacing(stack: ExitStack, path: Path) -> BinaryIO:

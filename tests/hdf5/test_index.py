@@ -1,0 +1,128 @@
+"""The index against brute force."""
+
+import gzip
+import pickle
+import random
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from shards import make_merge
+from spotesm import Embeddings
+from spotesm.base.failures import IncompleteError, InputError
+from spotesm.hdf5 import index
+from spotesm.hdf5.index import Index, IndexWriter, check_index
+from spotesm.hdf5.merge import merge_shards
+from spotesm.hdf5.pieces import Piece
+from spotesm.sequences.digests import as_bytes, digests_of
+
+DATA = Path(__file__).parents[1] / "data/format-1"
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index, "ENTRIES_AT_ONCE", 3)
+    monkeypatch.setattr(index, "LEAST_AROUND", 2)
+
+
+@pytest.fixture
+def old_result(tmp_path: Path) -> Path:
+    """A merged file of four rows; its shard is one that is kept for ever."""
+    (tmp_path / "1-of-1.h5").write_bytes(gzip.decompress((DATA / "1-of-1.h5.gz").read_bytes()))
+    for name in ("split.json", "split-rejected.tsv"):
+        (tmp_path / name.replace("split-", "")).write_bytes((DATA / name).read_bytes())
+    merge_shards(make_merge([tmp_path / "1-of-1.h5"], tmp_path, tmp_path))
+    return tmp_path / "embeddings.h5"
+
+
+def write(path: Path, ids: list[str], digests: np.ndarray, blocks: int) -> None:
+    with IndexWriter(path.parent, len(ids)) as writer, h5py.File(path, "w") as file:
+        for own in np.array_split(np.arange(len(ids)), blocks):
+            writer.add([ids[i] for i in own], digests[own])
+        writer.write(file)
+
+
+@pytest.mark.parametrize("n", [0, 1, 2, 3, 4, 20])
+def test_every_id_and_digest_is_found(tmp_path: Path, n: int) -> None:
+    rng = random.Random(n)
+    ids = [f"p{rng.randrange(max(1, n // 2))}" for _ in range(n)]
+    digests = as_bytes(digests_of(b"%d" % rng.randrange(max(1, n // 2)) for _ in range(n)))
+    write(tmp_path / "x.h5", ids, digests, 4)
+    with h5py.File(tmp_path / "x.h5") as file:
+        found = Index.of(file)
+        if not n:
+            assert found is None
+            return
+        for identifier in {*ids, "absent"}:
+            expected = [row for row, own in enumerate(ids) if own == identifier]
+            assert found.candidates(identifier) == expected
+        keys = [digest.tobytes() for digest in digests]
+        expected = [keys.index(key) for key in keys]
+        assert found.rows_of_digests(digests).tolist() == expected
+        assert found.rows_of_digests(as_bytes(digests_of([b"absent"]))).tolist() == [-1]
+        asked = [*ids[::-1], "absent", *ids]
+        first = [ids.index(i) if i in ids else -1 for i in asked]
+        assert found.rows_of_ids(asked).tolist() == first
+        stored = file["index/digest_keys"][:]
+        assert (np.diff(stored.astype(object)) > 0).all()
+        assert len(stored) == len(set(keys))
+
+
+def test_a_file_without_index(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        assert Index.of(file) is None
+
+
+def test_a_file_that_shrinks_is_an_error_and_no_crash(tmp_path: Path) -> None:
+    """In a process that has it open already."""
+    path = tmp_path / "x.h5"
+    ids = [f"p{i}" for i in range(5000)]
+    write(path, ids, as_bytes(digests_of(map(str.encode, ids))), 3)
+    with h5py.File(path) as file:
+        found = Index.of(file)
+        assert found.candidates("p4999") == [4999]
+        with open(path, "r+b") as raw:
+            raw.truncate(3000)
+        with pytest.raises(InputError, match=r"x\.h5: has become shorter"):
+            found.rows_of_ids(ids)
+        with pytest.raises(InputError, match=r"x\.h5: has become shorter"):
+            found.candidates("p4999")
+
+
+def test_what_does_not_lie_in_one_piece(tmp_path: Path) -> None:
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file.create_dataset("a", data=np.arange(9), chunks=(3,))
+        file.create_dataset("b", 0, np.int64)
+        file["c"] = np.arange(20).reshape(5, 4)
+        file.create_dataset("d", data=["x"], dtype=h5py.string_dtype())
+    with h5py.File(tmp_path / "x.h5") as file:
+        assert [Piece.of(file[name]) for name in "abd"] == [None] * 3
+        assert Piece.of(file["c"]).read(1, 4).tolist() == file["c"][1:4].tolist()
+
+
+def test_a_merged_file_is_asked_by_its_index(old_result: Path) -> None:
+    """Rows are the same with the index that the merge wrote, and without."""
+    with Embeddings(old_result) as embeddings:
+        assert "index" in embeddings.file
+        found = {i: embeddings.rows_of(i) for i in [*embeddings.ids, "absent"]}
+        check_index(embeddings.file)
+        with pickle.loads(pickle.dumps(embeddings)) as copy:  # as a DataLoader's workers get it
+            assert copy.rows_of("again") == found["again"] == [2]
+    with h5py.File(old_result, "r+") as file:
+        del file["index"]
+    with Embeddings(old_result) as embeddings:
+        assert {i: embeddings.rows_of(i) for i in found} == found
+        check_index(embeddings.file)
+
+
+@pytest.mark.parametrize("name", ["id_keys", "id_rows", "digest_keys", "digest_rows"])
+@pytest.mark.parametrize("place", [0, 1, -1])
+def test_a_damaged_index_is_noticed(old_result: Path, name: str, place: int) -> None:
+    with h5py.File(old_result, "r+") as file:
+        file[f"index/{name}"][place] += 1
+    with (
+        Embeddings(old_result) as embeddings,
+        pytest.raises(IncompleteError, match="its index does not find each"),
+    ):
+        check_index(embeddings.file)
