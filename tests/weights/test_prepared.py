@@ -307,3 +307,57 @@ def test_a_kill_leaves_nothing_that_is_taken_for_whole(weights: Weights, tmp_pat
     assert [path.name for path in ready.root.iterdir() if path.is_dir()] == [ready.folder.name]
     loaded = load_file(ready.folder / "layer-01.safetensors")
     assert torch.equal(loaded["layers.1.expand.weight"], weights.open().get("layers.1.fc1.weight"))
+
+
+class Copies:
+    """Copies that do not wait are done when an event after them is waited for, as CUDA's are."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.pending: list[Callable[[], object]] = []
+        copy, empty = torch.Tensor.copy_, torch.empty
+
+        def later(self_: torch.Tensor, other: torch.Tensor, non_blocking: bool = False) -> None:
+            if non_blocking:
+                self.pending.append(lambda: copy(self_, other))
+            else:
+                copy(self_, other)
+
+        def unpinned(*shape: object, pin_memory: bool = False, **options: object) -> torch.Tensor:
+            return empty(*shape, **options)
+
+        monkeypatch.setattr(torch.Tensor, "copy_", later)
+        monkeypatch.setattr(torch, "empty", unpinned)
+        monkeypatch.setattr(torch.cuda, "Event", lambda: CopyEvent(self))
+
+
+class CopyEvent:
+    def __init__(self, copies: Copies) -> None:
+        self.copies, self.before = copies, []
+
+    def record(self) -> None:
+        self.before, self.copies.pending = self.copies.pending, []
+
+    def synchronize(self) -> None:
+        for copy in self.before:
+            copy()
+        self.before = []
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_gpu_gets_every_byte_through_two_buffers(
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+) -> None:
+    """No buffer is filled anew before it was copied; here without a GPU."""
+    generator = torch.Generator().manual_seed(1)
+    shapes = [(7,), (64,), (16, 3), (33, 9), (1, 1), (128,)]
+    given = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
+    monkeypatch.setattr(prepared, "PINNED_BYTES", 64)
+    copies = Copies(monkeypatch)
+    move = prepared._Mover(CPU)
+    taken = [move(tensor) for tensor in given]
+    for event in move.free:
+        event.synchronize()
+    assert not copies.pending
+    for tensor, moved in zip(given, taken, strict=True):
+        assert moved.dtype == dtype
+        assert torch.equal(moved, tensor)
