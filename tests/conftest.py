@@ -10,16 +10,22 @@ if "PYTEST_XDIST_WORKER" not in os.environ:
     _HUB = tempfile.TemporaryDirectory(prefix="spotesm-tests-")
     os.environ["TORCH_HOME"] = _HUB.name
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import esm
+import hypothesis
 import numpy as np
 import pytest
+from blocks import SMALL
 from sequences import embed_residues
 from spotesm.model.reference import fair_esm_model
 from spotesm.weights.fetch import fetch_weights
 from spotesm.weights.manifest import Weights
+
+# A crowded machine is no fault of the code.
+hypothesis.settings.register_profile("patient", deadline=None)
+hypothesis.settings.load_profile("patient")
 
 SMALL_MODEL = "esm2_t6_8M_UR50D"
 LONG_FIRST = ("slurm", "chaos", "workflow", "faults")
@@ -29,6 +35,15 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with the folders that take long, so that no worker is left with one in the end."""
     order = {name: place for place, name in enumerate(LONG_FIRST)}
     items.sort(key=lambda item: order.get(item.path.parent.name, len(order)))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def small_blocks() -> Iterator[None]:
+    """Blocks of three rows, in all that runs in pytest's own process."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, size in SMALL.items():
+            monkeypatch.setattr(f"spotesm.{name}", size)
+        yield
 
 
 @pytest.fixture(scope="session")

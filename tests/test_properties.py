@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from spotesm.base.failures import InputError
 from spotesm.embed.checkpoints import Thresholds, open_checkpoints
@@ -84,7 +84,6 @@ def load_all(directory: Path) -> list[Results]:
         return list(checkpoints.read_parts())
 
 
-@settings(deadline=None)
 @given(st.data())
 def test_a_changed_part_is_never_loaded(data: st.DataObject) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -104,7 +103,6 @@ def save(content: object) -> bytes:
     return buffer.getvalue()
 
 
-@settings(deadline=None)
 @given(
     st.one_of(
         st.binary(max_size=200),

@@ -33,7 +33,7 @@ def export(format: str, made: EmbeddingsFile, output: Path, *options: str) -> No
 
 
 @pytest.fixture(params=["rows", "bytes"])
-def small_blocks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+def bounds(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of three records, or of as many as one or two take."""
     at_once = {"rows": ("ROWS_AT_ONCE", 3), "bytes": ("BYTES_AT_ONCE", 50)}[request.param]
     monkeypatch.setattr(records, *at_once)
@@ -73,7 +73,7 @@ class ExportTests:
         for (name, values), (_, wanted) in zip(found, expected, strict=True):
             np.testing.assert_array_equal(values, wanted, err_msg=f"{key} of {name}")
 
-    @pytest.mark.usefixtures("small_blocks")
+    @pytest.mark.usefixtures("bounds")
     @pytest.mark.parametrize("store_dtype", ["float32", "float16"])
     def test_every_output_is_read_back(self, tmp_path: Path, store_dtype: str) -> None:
         made = write_embeddings(tmp_path, IDS, store_dtype)
@@ -238,7 +238,7 @@ class TestH5ad(ExportTests):
         data = anndata.read_h5ad(path)
         return list(zip(data.obs_names, data.X, strict=True))
 
-    @pytest.mark.usefixtures("small_blocks")
+    @pytest.mark.usefixtures("bounds")
     def test_everything_else_has_its_place(self, tmp_path: Path) -> None:
         made = write_embeddings(tmp_path, IDS)
         export("h5ad", made, tmp_path / "out.h5ad", "--key", "bos/2")

@@ -37,13 +37,6 @@ def _sequences(tmp_path_factory: pytest.TempPathFactory) -> None:
         OPTIONS[name] = ["--fasta", str(fasta)] if format.needs_fasta else []
 
 
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(records, "ROWS_AT_ONCE", 3)
-    monkeypatch.setattr(npz, "BYTES_AT_ONCE", 3 * 4 * 9)
-    monkeypatch.setattr(reader, "IDS_AT_ONCE", 3)
-
-
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return write_merged(tmp_path / "embeddings.h5", IDS, mean_6=ROWS)
@@ -314,6 +307,8 @@ def test_one_long_id_among_many(
         tmp_path / "embeddings.h5", ids, mean_6=np.arange(2 * n, dtype=np.float32).reshape(n, 2)
     )
     monkeypatch.setattr(npz, "BYTES_AT_ONCE", 1 << 20)
+    monkeypatch.setattr(records, "ROWS_AT_ONCE", 500)
+    monkeypatch.setattr(reader, "IDS_AT_ONCE", 500)
     tracemalloc.start()
     try:
         main(["export", "npz", str(file), str(tmp_path / "x.npz")])

@@ -19,7 +19,6 @@ from sequences import write_fasta
 from shards import make_request
 from spotesm.__main__ import main
 from spotesm.commands import verify
-from spotesm.hdf5 import integrity, reader
 from spotesm.hdf5.shard_file import as_attribute
 from spotesm.sequences.digests import digest_sequence
 from spotesm.sequences.long_sequences import LongSequences
@@ -42,13 +41,6 @@ class Dataset:
     file: Path
     fasta: Path
     rejected: Path
-
-
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(verify, "ROWS_AT_ONCE", 3)
-    monkeypatch.setattr(integrity, "ROWS_AT_ONCE", 3)
-    monkeypatch.setattr(reader, "IDS_AT_ONCE", 3)
 
 
 @pytest.fixture

@@ -12,6 +12,7 @@ from shards import make_job, make_merge, parts_of, read_datasets, run, running, 
 from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.hdf5 import merge as merging
+from spotesm.hdf5 import shard_file
 from spotesm.hdf5.merge import merge_shards
 from spotesm.sequences.long_sequences import LongSequences
 
@@ -94,6 +95,7 @@ def test_memory_is_bounded_by_a_batch_not_by_the_output(
     )
     assert run(job, faults=f"room={ROOM}") == 0
     monkeypatch.setattr(merging, "BLOCK_BYTES", 4 << 20)
+    monkeypatch.setattr(shard_file, "CHUNK_BYTES", 128 << 10)
     tracemalloc.start()
     path = merge(job)
     assert tracemalloc.get_traced_memory()[1] < ROOM

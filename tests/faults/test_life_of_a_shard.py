@@ -195,7 +195,6 @@ def test_whatever_happens_to_a_shard(weights_manifest: Path, fair_esm: object) -
         settings=settings(
             max_examples=5,
             stateful_step_count=9,
-            deadline=None,
             suppress_health_check=list(HealthCheck),
         ),
     )

@@ -15,7 +15,6 @@ from spotesm.base.durable import read_json
 from spotesm.base.failures import UserError
 from spotesm.commands.verify import check
 from spotesm.embed.checkpoints import Thresholds, open_checkpoints
-from spotesm.hdf5 import shard_file
 from spotesm.hdf5.check import check_shard
 from spotesm.hdf5.reader import Embeddings
 from spotesm.sequences.sharding import Shard
@@ -41,9 +40,8 @@ HARMLESS_IN_A_SHARD = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A whole shard, its parts, and the merged file; fewer rows fit into a block than there are."""
-    monkeypatch.setattr(shard_file, "ROWS_AT_ONCE", 3)
+def folder(tmp_path: Path) -> Path:
+    """A whole shard, its parts, and the merged file."""
     shutil.copytree(DATA, tmp_path / "whole")
     for packed in (tmp_path / "whole").glob("*.gz"):
         packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))

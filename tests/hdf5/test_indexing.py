@@ -6,12 +6,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays, basic_indices
 from merged import write_merged
 from spotesm.base.failures import InputError
-from spotesm.hdf5 import reader
 from spotesm.hdf5.reader import Embeddings, LookUpError
 
 N, D = 11, 4
@@ -34,12 +33,6 @@ def path(tmp_path_factory: pytest.TempPathFactory) -> Path:
         residues_6=residues,
         residues_offsets=np.arange(N + 1) * 2,
     )
-
-
-@pytest.fixture(autouse=True)
-def _small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "IDS_AT_ONCE", 3)
-    monkeypatch.setattr(reader, "ROWS_AT_ONCE", 3)
 
 
 @pytest.fixture
@@ -66,7 +59,6 @@ asked = st.one_of(
 )
 
 
-@settings(deadline=None)
 @given(asked)
 def test_as_numpy_would(path: Path, which: object) -> None:
     if isinstance(which, tuple):
@@ -78,7 +70,6 @@ def test_as_numpy_would(path: Path, which: object) -> None:
         torch.testing.assert_close(tensors[which], torch.from_numpy(expected.copy()))
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(-3 * N, 3 * N), min_size=1, max_size=5))
 def test_out_of_range_as_numpy_would(path: Path, which: list[int]) -> None:
     wrong = [row for row in which if not -N <= row < N]

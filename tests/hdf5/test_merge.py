@@ -10,7 +10,6 @@ import pytest
 from shards import make_merge
 from spotesm.base.durable import write_json
 from spotesm.base.failures import IncompleteError, TooManyRejectedError
-from spotesm.hdf5 import merge as merging
 from spotesm.hdf5.merge import MergeJob, merge_shards
 
 DIM = 4
@@ -51,10 +50,8 @@ def write_shard(path: Path, ordinals: list[int], overlap: int = 256) -> None:
 
 
 @pytest.fixture
-def job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> MergeJob:
-    """Fifty records dealt at random to three shards; blocks of seven rows."""
-    monkeypatch.setattr(merging, "LEAST_BYTES_OF_RECORD", 1)
-    monkeypatch.setattr(merging, "BLOCK_BYTES", 7 * DIM * 4)
+def job(tmp_path: Path) -> MergeJob:
+    """Fifty records dealt at random to three shards."""
     rng = random.Random(3)
     dealt: list[list[int]] = [[] for _ in range(N_SHARDS)]
     for ordinal in range(N_RECORDS):

@@ -55,7 +55,9 @@ def test_reads_what_is_compressed_by_its_content(
     expected = [("a", "MKV"), ("b", "ACD")]
     half = len(FASTA) // 2
     members = compress(FASTA[:half]) + compress(b"") + compress(FASTA[half:])
-    for content in (compress(FASTA), members, compress(compress(FASTA)), compress(FASTA) + b"\0\0"):
+    whole = compress(FASTA)
+    twice = compress(whole[:1]) + compress(whole[1:])
+    for content in (whole, members, compress(whole), twice, whole + b"\0\0"):
         assert read(tmp_path / "in.fasta", content) == expected
 
 
@@ -71,8 +73,9 @@ def test_nothing_of_a_damaged_file_is_taken_for_all_of_it(
     second = bytearray(compress(FASTA * 50))
     second[len(second) // 2] ^= 0xFF
     for content in (whole + bytes(second), whole + b"rubbish", whole + whole[:-1], whole[:-1]):
+        (tmp_path / "in").write_bytes(content)
         with pytest.raises(InputError, match=r"damaged or truncated .* fetch or compress it again"):
-            read(tmp_path / "in", content)
+            list(read_fasta([tmp_path / "in"]))
     for end in range(1, len(whole)):
         with pytest.raises(InputError):
             read(tmp_path / "in", whole[:end])

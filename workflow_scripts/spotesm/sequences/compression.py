@@ -51,24 +51,32 @@ class _Members(io.RawIOBase):
         return True
 
     def readinto(self, buffer: memoryview) -> int:
+        """Fill the buffer: a short answer would hide what the content begins with."""
+        filled = 0
+        while filled < len(buffer) and (content := self._decompress(len(buffer) - filled)):
+            buffer[filled : filled + len(content)] = content
+            filled += len(content)
+        return filled
+
+    def _decompress(self, most: int) -> bytes:
+        """Return up to so many of the next bytes; nothing at the end."""
         content = b""
         while not content:
             compressed = b""
             if self._member.eof:
                 compressed = self._find_member()
                 if not compressed:
-                    return 0
+                    return b""
                 self._member = self._start_member()
             elif self._member.needs_input:
                 compressed = self._raw.read(BLOCK_BYTES)
                 if not compressed:
                     raise EOFError("it ends too early")
             try:
-                content = self._member.decompress(compressed, len(buffer))
+                content = self._member.decompress(compressed, most)
             except (OSError, lzma.LZMAError, zstd.ZstdError) as error:
                 raise EOFError(str(error)) from error
-        buffer[: len(content)] = content
-        return len(content)
+        return content
 
     def _find_member(self) -> bytes:
         """Return the beginning of the next member, after any padding; nothing at the end."""

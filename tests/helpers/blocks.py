@@ -1,0 +1,59 @@
+"""How much the library holds at once, made small: an edge must show with a handful of rows."""
+
+import importlib
+from collections.abc import Iterator
+from pathlib import Path
+
+import spotesm
+
+ROW = 1280  # bytes of a vector of the 8M model
+# By module and name, the size in every test; a test of what memory holds sets its own.
+SMALL = {
+    "commands.exports.npz.BYTES_AT_ONCE": 108,  # three ids of nine characters
+    "commands.exports.records.BYTES_AT_ONCE": 3 * ROW,
+    "commands.exports.records.ROWS_AT_ONCE": 3,
+    "commands.verify.ROWS_AT_ONCE": 3,
+    "hdf5.integrity.ROWS_AT_ONCE": 3,
+    "hdf5.merge.BLOCK_BYTES": 3 * ROW,
+    "hdf5.merge.LEAST_BYTES_OF_RECORD": ROW,
+    "hdf5.reader.IDS_AT_ONCE": 3,
+    "hdf5.reader.ROWS_AT_ONCE": 3,
+    "hdf5.shard_file.BYTES_AT_ONCE": 3 * ROW,
+    "hdf5.shard_file.CHUNK_BYTES": 3 * ROW,
+    "hdf5.shard_file.ROWS_AT_ONCE": 3,
+    "sequences.compression.BLOCK_BYTES": 8,  # as many as are looked at before the first is read
+    "sequences.sharding._ID_HASHES_AT_ONCE": 3,
+}
+# Large numbers that are no blocks, and why.
+NO_BLOCK = {
+    **dict.fromkeys(
+        [f"model.budget.{name}" for name in ("CPU_LEAST", "CPU_MOST", "GPU_LEAST", "GPU_MOST")],
+        "bounds of the token budget, which each test of it names",
+    ),
+    "model.budget.GPU_BUSY": "tokens that keep a GPU busy",
+    "model.packed.ROTARY_BASE": "of the model",
+    "request.config.ESM1_WINDOW": "of the model",
+    "weights.files.ESM1_POSITIONS": "of the model",
+    "request.inputs.BYTES_OF_A_SHARD": "how many shards there are, which the user sees",
+    "commands.exports.npz.MOST_BYTES_OF_IDS": "a limit above which a file is refused",
+    "hdf5.reader.CLOSE_AMONG": "a limit of what is compared with an unknown id",
+    "report.figures.MOST_ATTEMPTS": "a limit of what is shown",
+    "report.landscape.MOST_POINTS": "a limit of what is shown",
+    "report.page.MOST_LENGTHS": "a limit of what is shown",
+    "report.ticks.HOUR": "seconds",
+    "report.ticks.DAY": "seconds",
+    "sequences.rejected.MOST_CHARACTERS": "a limit of an id in a TSV",
+}
+
+
+def large_numbers() -> Iterator[str]:
+    """Name the library's constants that are blocks by their name, or from 1,000 on."""
+    library = Path(spotesm.__file__).parent
+    for path in sorted(library.rglob("*.py")):
+        dotted = ".".join(path.relative_to(library).with_suffix("").parts)
+        if path.stem.startswith("__"):
+            continue
+        for name, value in vars(importlib.import_module(f"spotesm.{dotted}")).items():
+            is_block = name.isupper() and name.endswith(("_AT_ONCE", "BLOCK_BYTES"))
+            if isinstance(value, int) and (is_block or value >= 1000):
+                yield f"{dotted}.{name}"
