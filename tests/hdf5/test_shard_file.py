@@ -127,3 +127,85 @@ def test_rows_of_rejected_records_need_not_be_there(tmp_path: Path, shard: Shard
         facts = dict.fromkeys(("n_computed", "n_resumed", "attempts", "seconds"), 1)
         writer.finish(SETTINGS, {"weights": "untrained", "embedding_dim": DIM, **facts})
     check_shard(tmp_path / "s.h5", shard, SETTINGS)
+
+
+# -- read back -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2_000, 20_000, 1 << 20])
+def test_results_are_read_back_block_by_block(
+    tmp_path: Path, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each sequence once, with its own values, however many of them a block holds."""
+    rng = random.Random(6)
+    sequences = [random_sequence(rng, 5 + i) for i in range(N)]
+    order = [0, 3, *range(N), 0, N - 1]  # the first and the last are there several times
+    records = [(f"p{i}", sequences[s]) for i, s in enumerate(order)]
+    split_fasta(
+        [write_fasta(tmp_path / "in", records)],
+        [tmp_path / "s.fasta"],
+        tmp_path / "r.tsv",
+        tmp_path / "s.json",
+    )
+    shard = Shard.index(tmp_path / "s.fasta")
+    reasons = {
+        0: Reason("too_long", "a: b"),
+        7: Reason("not_finite", ""),
+        N - 1: Reason("out_of_memory", "y"),
+    }
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        writer = ShardWriter(file, shard, OUTPUTS, DIM)
+        for which in np.array_split(np.random.default_rng(0).permutation(N), 5):
+            writer.add(numbered_results(shard, which, reasons))
+        facts = dict.fromkeys(("n_computed", "n_resumed", "attempts", "seconds"), 1)
+        writer.finish(SETTINGS, {"weights": "untrained", "embedding_dim": DIM, **facts})
+    monkeypatch.setattr(shard_file, "BYTES_AT_ONCE", size)
+    blocks = list(shard_file.read_shard_results(tmp_path / "s.h5"))
+    assert (len(blocks) == 1) == (size == 1 << 20)
+    seen = []
+    for block in blocks:
+        which = shard.find(block.digests)
+        seen += which.tolist()
+        expected = numbered_results(shard, which, reasons)
+        assert block.reasons == expected.reasons
+        np.testing.assert_array_equal(block.windows, expected.windows)
+        accepted = [reason is None for reason in block.reasons]
+        np.testing.assert_array_equal(
+            block.rows["mean/6"][accepted], expected.rows["mean/6"][accepted]
+        )
+        for field in ("values", "sizes"):
+            np.testing.assert_array_equal(
+                getattr(block.ragged["residues/6"], field),
+                getattr(expected.ragged["residues/6"], field),
+            )
+    assert sorted(seen) == list(range(N))
+
+
+def numbered_results(shard: Shard, which: np.ndarray, reasons: dict[int, Reason]) -> Results:
+    """Values that say whose they are; none of those that are rejected."""
+    accepted = np.array([i not in reasons for i in which])
+    lengths = np.where(accepted, shard.lengths[which], 0).astype(np.int64)
+    own = np.repeat(which, lengths)
+    return Results(
+        shard.digests[which],
+        [reasons.get(int(i)) for i in which],
+        np.where(accepted, which + 1, 0).astype(np.int32),
+        {"mean/6": np.tile(which[:, None], DIM).astype(np.float32)},
+        {"residues/6": Ragged(np.tile(own[:, None], DIM).astype(np.float32), lengths)},
+    )
+
+
+@pytest.mark.parametrize("n", [0, 1, 3])
+def test_results_of_other_shards_are_passed_over(tmp_path: Path, shard: Shard, n: int) -> None:
+    """Also where a FASTA that became shorter left nothing of a shard."""
+    (tmp_path / "few.fasta").write_text("".join(f">{i} p\n{'W' * (i + 1)}\n" for i in range(n)))
+    few = Shard.index(tmp_path / "few.fasta")
+    with h5py.File(tmp_path / "few.h5", "w") as file:
+        writer = ShardWriter(file, few, OUTPUTS, DIM)
+        writer.add(results_of(shard, np.arange(N)))
+        if n:
+            writer.add(results_of(few, np.arange(n)))
+        facts = dict.fromkeys(("n_computed", "n_resumed", "attempts", "seconds"), 1)
+        writer.finish(SETTINGS, {"weights": "untrained", "embedding_dim": DIM, **facts})
+        assert file["mean/6"].shape == (n, DIM)
+    check_shard(tmp_path / "few.h5", few, SETTINGS)

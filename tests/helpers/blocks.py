@@ -1,6 +1,7 @@
 """How much the library holds at once, made small: an edge must show with a handful of rows."""
 
 import importlib
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -23,6 +24,9 @@ SMALL = {
     "hdf5.shard_file.ROWS_AT_ONCE": 3,
     "sequences.compression.BLOCK_BYTES": 8,  # as many as are looked at before the first is read
     "sequences.sharding._ID_HASHES_AT_ONCE": 3,
+    "weights.downloads.BLOCK_BYTES": 1000,
+    "weights.prepared.READ_BYTES": 1000,
+    "weights.prepared.SAMPLE_BYTES": 100,
 }
 # Large numbers that are no blocks, and why.
 NO_BLOCK = {
@@ -33,7 +37,8 @@ NO_BLOCK = {
     "model.budget.GPU_BUSY": "tokens that keep a GPU busy",
     "model.packed.ROTARY_BASE": "of the model",
     "request.config.ESM1_WINDOW": "of the model",
-    "weights.files.ESM1_POSITIONS": "of the model",
+    "weights.architectures.ESM1_POSITIONS": "of the model",
+    "weights.hugging_face._ROTARY_BASE": "of the model",
     "request.inputs.BYTES_OF_A_SHARD": "how many shards there are, which the user sees",
     "commands.exports.npz.MOST_BYTES_OF_IDS": "a limit above which a file is refused",
     "hdf5.reader.CLOSE_AMONG": "a limit of what is compared with an unknown id",
@@ -42,6 +47,7 @@ NO_BLOCK = {
     "report.page.MOST_LENGTHS": "a limit of what is shown",
     "report.ticks.HOUR": "seconds",
     "report.ticks.DAY": "seconds",
+    "weights.prepared.PINNED_BYTES": "buffers on the way to a GPU, which few tests have",
     "sequences.rejected.MOST_CHARACTERS": "a limit of an id in a TSV",
 }
 
@@ -53,7 +59,11 @@ def large_numbers() -> Iterator[str]:
         dotted = ".".join(path.relative_to(library).with_suffix("").parts)
         if path.stem.startswith("__"):
             continue
+        own = path.read_text(encoding="utf-8")
         for name, value in vars(importlib.import_module(f"spotesm.{dotted}")).items():
-            is_block = name.isupper() and name.endswith(("_AT_ONCE", "BLOCK_BYTES"))
-            if isinstance(value, int) and (is_block or value >= 1000):
+            if not isinstance(value, int):
+                continue
+            is_block = name.endswith(("_AT_ONCE", "BLOCK_BYTES"))  # imported by its name, too
+            is_own = re.search(rf"^[\w, ]*\b{name}\b[\w, ]* = ", own, re.MULTILINE)
+            if is_block or (value >= 1000 and is_own):
                 yield f"{dotted}.{name}"

@@ -2,10 +2,13 @@ import csv
 import hashlib
 import json
 import random
+import tempfile
 from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from sequences import random_sequence, write_fasta
 from spotesm.base.durable import write_json
 from spotesm.base.failures import InputError, TooManyRejectedError
@@ -87,6 +90,14 @@ def test_rejected_records_are_listed_and_the_rest_counted(tmp_path: Path) -> Non
     assert counts["n_residues"] == 5
     assert counts["n_replaced_residues"] == 2
     assert counts["n_repeated_ids"] == 2
+
+
+@given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=20))
+def test_repeated_ids_are_counted_wherever_they_are(ids: list[str]) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = write_fasta(Path(folder) / "in", [(name, "MKV") for name in ids])
+        _, counts, _ = split([path], Path(folder))
+    assert counts["n_repeated_ids"] == len(ids) - len(set(ids))
 
 
 def test_what_is_deleted_or_unknown_is_counted_and_warned_of(

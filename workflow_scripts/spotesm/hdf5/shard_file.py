@@ -90,7 +90,8 @@ class ShardWriter:
         Sequences of other shards are passed over, and so are outputs that one has already.
         """
         sequences = self.shard.find(results.digests)
-        sources = np.flatnonzero((sequences >= 0) & ~self._known[:, sequences].all(0))
+        sources = np.flatnonzero(sequences >= 0)
+        sources = sources[~self._known[:, sequences[sources]].all(0)]
         if not len(sources):
             return
         self._note_rejected(results, sources, sequences[sources])

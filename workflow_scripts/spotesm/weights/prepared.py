@@ -34,6 +34,7 @@ RECORD = "prepared.json"
 SAMPLES = 4  # blocks of a file that a quick look compares, beside its size and header
 SAMPLE_BYTES = 1 << 16
 PINNED_BYTES = 64 << 20
+READ_BYTES = 16 << 20
 MADV_POPULATE_READ = 22  # Linux 5.14; Python has no name for it
 
 
@@ -244,7 +245,7 @@ def read_ahead(path: Path) -> None:
         try:
             pages.madvise(MADV_POPULATE_READ)
         except (OSError, AttributeError):
-            buffer = bytearray(1 << 24)
+            buffer = bytearray(READ_BYTES)
             while file.readinto(buffer):
                 pass
 
