@@ -11,19 +11,12 @@ import pytest
 from shards import make_merge
 from spotesm import Embeddings
 from spotesm.base.failures import IncompleteError, InputError
-from spotesm.hdf5 import index
 from spotesm.hdf5.index import Index, IndexWriter, check_index
 from spotesm.hdf5.merge import merge_shards
 from spotesm.hdf5.pieces import Piece
 from spotesm.sequences.digests import as_bytes, digests_of
 
 DATA = Path(__file__).parents[1] / "data/format-1"
-
-
-@pytest.fixture(autouse=True)
-def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(index, "ENTRIES_AT_ONCE", 3)
-    monkeypatch.setattr(index, "LEAST_AROUND", 2)
 
 
 @pytest.fixture
