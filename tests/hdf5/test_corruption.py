@@ -3,6 +3,7 @@
 What a check does not notice is named as harmless here, with the reason.
 """
 
+import dataclasses
 import gzip
 import shutil
 from collections.abc import Iterator
@@ -16,8 +17,9 @@ from spotesm.base.failures import UserError
 from spotesm.commands.verify import check
 from spotesm.embed.checkpoints import Thresholds, open_checkpoints
 from spotesm.hdf5.check import check_shard
-from spotesm.hdf5.reader import Embeddings
+from spotesm.hdf5.reader import opened
 from spotesm.sequences.sharding import Shard
+from spotesm.weights.architectures import ARCHITECTURES
 
 DATA = Path(__file__).parents[1] / "data/format-1"
 A_FINITE_VALUE = "a finite value: only computing it again can tell, as `verify --rows` does"
@@ -40,8 +42,11 @@ HARMLESS_IN_A_SHARD = {
 
 
 @pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    """A whole shard, its parts, and the merged file."""
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A whole shard, its parts, and the merged file, of a model of eight dimensions."""
+    name = "esm2_t6_8M_UR50D"
+    small = dataclasses.replace(ARCHITECTURES[name], embedding_dim=8)
+    monkeypatch.setitem(ARCHITECTURES, name, small)
     shutil.copytree(DATA, tmp_path / "whole")
     for packed in (tmp_path / "whole").glob("*.gz"):
         packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
@@ -150,6 +155,8 @@ def test_a_truncated_file_is_noticed(folder: Path, name: str) -> None:
     path = next(folder.glob("part-*.pt")) if name == "part" else folder / name
     content = path.read_bytes()
     shard, settings = Shard.index(folder / "1-of-1.fasta"), read_json(folder / "fingerprint.json")
+    verify(folder, "embeddings.h5")
+    check_shard(folder / "1-of-1.h5", shard, settings)
     for size in [*range(0, len(content), 4096), len(content) - 1]:
         path.unlink()
         path.write_bytes(content[:size])
@@ -161,8 +168,34 @@ def test_a_truncated_file_is_noticed(folder: Path, name: str) -> None:
             continue
         with pytest.raises(UserError, match=name):
             if name == "embeddings.h5":
-                with Embeddings(path) as embeddings:
-                    rejected = folder / "rejected.tsv"
-                    check(embeddings, [folder / "in.fasta"], rejected, 0, None, None)
+                verify(folder, name)
             else:
                 check_shard(path, shard, settings)
+
+
+HARMLESS_IN_A_MERGED_FILE = {
+    **dict.fromkeys(("mean/0", "mean/6", "bos/0", "bos/6"), A_FINITE_VALUE),
+    **dict.fromkeys(("residues/0", "residues/6"), A_FINITE_VALUE),
+    **dict.fromkeys(("logits/values", "contacts/values"), A_FINITE_VALUE),
+    "@weights": "where the weights came from; their sha256 is compared",
+    "@biologically_meaningful": "says again what weights these are; their sha256 is compared",
+    **dict.fromkeys(("@config", "@created"), "how the work went"),
+    **dict.fromkeys(("@spotesm_version", "@torch_version", "@python_version"), "who wrote it"),
+}
+
+
+def verify(folder: Path, name: str) -> None:
+    with opened(folder / name) as embeddings:
+        check(embeddings, [folder / "in.fasta"], folder / "rejected.tsv", 0, None, None)
+
+
+def test_a_changed_merged_file_is_noticed(folder: Path) -> None:
+    verify(folder, "embeddings.h5")
+    for name, how in changes_of(folder / "embeddings.h5"):
+        try:
+            verify(folder, "changed.h5")
+        except UserError as error:
+            assert "changed.h5" in str(error)
+        else:
+            assert {name, (name, how)} & HARMLESS_IN_A_MERGED_FILE.keys(), (name, how)
+            assert how.startswith("[") or name.startswith("@"), (name, how)

@@ -105,9 +105,8 @@ def skip_all_but(sample: int, seed: int, database: WorkDB) -> None:
     items = sorted(filter(is_mutated, database.work_items), key=place_of)
     drawn = {item.job_id for item in random.Random(seed).sample(items, min(sample, len(items)))}
     done = {job for job, _ in database.results}
-    for item in list(database.work_items):
-        if item.job_id not in drawn | done:
-            database.set_result(item.job_id, WorkResult(WorkerOutcome.SKIPPED))
+    others = {item.job_id for item in database.work_items} - drawn - done
+    database.set_multiple_results(others, WorkResult(WorkerOutcome.SKIPPED))
 
 
 def is_mutated(item: WorkItem) -> bool:

@@ -16,7 +16,7 @@ EXPORT_FORMAT = "spotesm-export"  # of our exports to HDF5, lest one be taken fo
 RECORD_SHAPES = {"sequence_ids": (), "lengths": (), "digests": (16,), "windows": ()}
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
-_READING = re.compile(r"'?(Can't|Unable to) (synchronously )?(read|open|get)\b")
+_READING = re.compile(r"['\"]?(Can't|Unable to) (synchronously )?(read|open|get)\b")
 
 
 def open_checked(path: Path) -> h5py.File:

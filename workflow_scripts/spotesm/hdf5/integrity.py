@@ -32,6 +32,7 @@ def check_attributes(embeddings: Embeddings) -> Request:
     try:
         settings = dict(json.loads(attributes["fingerprint"]))
         stated = {**request.as_param(), "weights_sha256": attributes["weights_sha256"]}
+        width = int(attributes["embedding_dim"])
         counted = int(attributes["n_records"]) - int(attributes["n_rejected"])
     except (KeyError, TypeError, ValueError) as error:
         raise IncompleteError(
@@ -45,6 +46,11 @@ def check_attributes(embeddings: Embeddings) -> Request:
             )
     if request.model not in ARCHITECTURES:
         raise IncompleteError(f"{embeddings.path}: of {request.model}, which is no model we know")
+    if width != request.architecture.embedding_dim:
+        raise IncompleteError(
+            f"{embeddings.path}: its attribute embedding_dim is {width}, but {request.model} has "
+            f"{request.architecture.embedding_dim}"
+        )
     if counted != len(embeddings):
         raise IncompleteError(
             f"{embeddings.path}: has {len(embeddings)} rows, but its attributes say {counted}"
