@@ -19,6 +19,7 @@ from sequences import write_fasta
 from shards import make_request
 from spotesm.__main__ import main
 from spotesm.commands import verify
+from spotesm.hdf5 import integrity
 from spotesm.hdf5.shard_file import as_attribute
 from spotesm.sequences.digests import digest_sequence
 from spotesm.sequences.long_sequences import LongSequences
@@ -87,7 +88,7 @@ def dataset(tmp_path: Path) -> Dataset:
         writer.attrs.update({name: as_attribute(value) for name, value in settings.items()})
         writer.attrs.update(fingerprint=json.dumps(settings), weights="untrained")
         writer.attrs.update(n_records=N + len(REJECTED), n_rejected=len(REJECTED), embedding_dim=D)
-        writer.attrs["config"] = "{}"
+        writer.attrs.update(config="{}", biologically_meaningful=False)
     return Dataset(file, fasta, rejected)
 
 
@@ -133,6 +134,22 @@ def test_one_bad_value_among_good_ones(
         )
         file[key][...] = values
     assert said_by(dataset) == f"{dataset.file}: {key} has values that are not finite"
+
+
+@pytest.mark.parametrize("size", [5, N - 1, N, N + 1])
+def test_a_bad_value_alone_in_the_last_block(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(integrity, "ROWS_AT_ONCE", size)
+    with h5py.File(dataset.file, "a") as file:
+        file["mean/6"][-1, -1] = np.nan
+    assert "mean/6 has values that are not finite" in said_by(dataset)
+
+
+def test_random_numbers_are_not_said_to_be_meaningful(dataset: Dataset) -> None:
+    with h5py.File(dataset.file, "a") as file:
+        file.attrs["biologically_meaningful"] = True
+    assert "biologically_meaningful does not fit its weights, untrained" in said_by(dataset)
 
 
 @pytest.mark.parametrize("place", [0, 1, 3, 6, N - 1, N])

@@ -178,7 +178,6 @@ HARMLESS_IN_A_MERGED_FILE = {
     **dict.fromkeys(("residues/0", "residues/6"), A_FINITE_VALUE),
     **dict.fromkeys(("logits/values", "contacts/values"), A_FINITE_VALUE),
     "@weights": "where the weights came from; their sha256 is compared",
-    "@biologically_meaningful": "says again what weights these are; their sha256 is compared",
     **dict.fromkeys(("@config", "@created"), "how the work went"),
     **dict.fromkeys(("@spotesm_version", "@torch_version", "@python_version"), "who wrote it"),
 }

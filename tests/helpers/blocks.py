@@ -30,7 +30,6 @@ SMALL = {
     "sequences.sharding._ID_HASHES_AT_ONCE": 3,
     "weights.downloads.BLOCK_BYTES": 1000,
     "weights.prepared.READ_BYTES": 1000,
-    "weights.prepared.SAMPLE_BYTES": 100,
 }
 # Large numbers that are no blocks, and why.
 NO_BLOCK = {
@@ -53,6 +52,7 @@ NO_BLOCK = {
     "report.page.MOST_LENGTHS": "a limit of what is shown",
     "report.ticks.HOUR": "seconds",
     "report.ticks.DAY": "seconds",
+    "weights.prepared.SAMPLE_BYTES": "all processes must look at the same bytes",
     "weights.prepared.PINNED_BYTES": "buffers on the way to a GPU, which few tests have",
     "sequences.rejected.MOST_CHARACTERS": "a limit of an id in a TSV",
 }

@@ -84,7 +84,7 @@ def test_a_dry_run_leaves_no_results(folder: Path, fasta: Path) -> None:
 def test_the_plan_of_a_fasta_and_of_a_config(folder: Path, fasta: Path) -> None:
     run = spotesm(folder, "plan", fasta.name, *UNTRAINED)
     assert run.returncode == 0, run.stderr
-    assert re.search(r"^my-proteins +3 +0 +2 +10 ", run.stdout, re.MULTILINE)
+    assert re.search(r"^my-proteins +3 +0 +2 +0 +10 ", run.stdout, re.MULTILINE)
     assert not (folder / "results/my-proteins/config.yaml").exists()
     wrong = folder / "wrong.yaml"
     wrong.write_text("datasets: 'my proteins.fasta'\nshrads: 2\n")

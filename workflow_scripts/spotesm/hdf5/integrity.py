@@ -5,6 +5,7 @@ import json
 import numpy as np
 
 from spotesm.base.failures import IncompleteError
+from spotesm.base.paths import UNTRAINED
 from spotesm.hdf5.index import check_index
 from spotesm.hdf5.reader import FIRST, Embeddings
 from spotesm.request.outputs import CONTACTS, Output, offsets_of, output_of
@@ -44,6 +45,11 @@ def check_attributes(embeddings: Embeddings) -> Request:
                 f"{embeddings.path}: its attribute {name} is {value!r}, but it was computed with "
                 f"{settings.get(name)!r}"
             )
+    if attributes.get("biologically_meaningful") != (attributes.get("weights") != UNTRAINED):
+        raise IncompleteError(
+            f"{embeddings.path}: its attribute biologically_meaningful does not fit its weights, "
+            f"{attributes.get('weights')}"
+        )
     if request.model not in ARCHITECTURES:
         raise IncompleteError(f"{embeddings.path}: of {request.model}, which is no model we know")
     if width != request.architecture.embedding_dim:
