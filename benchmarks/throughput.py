@@ -37,6 +37,7 @@ from contestants import (
     hugging_face_contestant,
     spotesm_contestant,
 )
+from lengths import LENGTH_QUANTILES
 from spotesm.base.paths import UNTRAINED
 from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
@@ -51,13 +52,6 @@ from spotesm.weights.fetch import fetch_weights
 from spotesm.weights.manifest import Weights
 
 PAIRS_LENGTH = 1024
-
-# Lengths of the 1,162 proteins of DisProt, clustered (disprot.org, CC BY 4.0): every fortieth part.
-LENGTH_QUANTILES = [
-    *(24, 69, 83, 94, 103, 110, 118, 130, 143, 156, 168, 184, 196, 210, 225, 241, 262, 276, 296),
-    *(326, 348, 370, 392, 419, 444, 468, 498, 522, 560, 592, 638, 670, 720, 765, 827, 893, 1023),
-    *(1205, 1475, 1937, 34350),
-]
 
 
 def main() -> None:

@@ -25,7 +25,7 @@ from spotesm.base.durable import read_json
 from spotesm.base.failures import IncompleteError
 from spotesm.commands.verify import choose_rows
 from spotesm.embed.task import ShardJob
-from spotesm.hdf5 import reuse
+from spotesm.hdf5 import pieces, reuse
 from spotesm.hdf5.integrity import check_integrity
 from spotesm.hdf5.merge import merge_shards
 from spotesm.hdf5.reader import Embeddings
@@ -461,7 +461,8 @@ def test_a_large_file_is_read_in_blocks(
     """More rows than a block of digests, of values, or a stretch that is read in one piece."""
     monkeypatch.setattr(reuse, "DIGESTS_AT_ONCE", 7)
     monkeypatch.setattr(reuse, "BYTES_AT_ONCE", 9000)
-    monkeypatch.setattr(reuse, "GAP", 2)
+    monkeypatch.setattr(pieces, "BYTES_AT_ONCE", 9000)
+    monkeypatch.setattr(pieces, "GAP", 2)
     with h5py.File(merged) as file:
         digests = np.unique(np.frombuffer(file["digests"][:].tobytes(), "V16"))
         lengths = dict(

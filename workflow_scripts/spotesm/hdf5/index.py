@@ -172,17 +172,21 @@ class Index:
         return self._pieces["id_rows"].read(start + first, start + end).tolist()
 
     def rows_of_ids(self, identifiers: Sequence[str]) -> np.ndarray:
-        """Return a row, (k,) int64, that may have each id, the first one; -1 where none has."""
+        """Return the row, (k,) int64, that may have each id; -1 where none has, or several may."""
         hashes = b"".join(map(hash_text, identifiers))
         keys = keys_of_bytes(np.frombuffer(hashes, np.uint8).reshape(-1, KEY_BYTES))
-        return self._find("id", keys)
+        return self._find("id", keys, unique=True)
 
     def rows_of_digests(self, digests: np.ndarray) -> np.ndarray:
         """Return a row, (k,) int64, that may have each digest (k, 16) uint8; -1 where none has."""
         return self._find("digest", keys_of_bytes(digests))
 
-    def _find(self, name: str, wanted: np.ndarray) -> np.ndarray:
-        """Return the first row of each key, (k,) int64; the index is read once, in blocks."""
+    def _find(self, name: str, wanted: np.ndarray, unique: bool = False) -> np.ndarray:
+        """Return the first row of each key, (k,) int64; the index is read once, in blocks.
+
+        Args:
+            unique: -1 where a key comes more than once.
+        """
         keys, rows = self._pieces[f"{name}_keys"], self._pieces[f"{name}_rows"]
         order = np.argsort(wanted)
         found = np.full(len(wanted), -1, np.int64)
@@ -198,6 +202,10 @@ class Index:
             here = order[done:end]
             places = np.searchsorted(block, wanted[here])
             hit = block[places.clip(max=len(block) - 1)] == wanted[here]
+            if unique:  # what the next block begins with, nobody knows yet
+                after = (places + 1).clip(max=len(block) - 1)
+                at_end = after == places
+                hit &= np.where(at_end, last, block[after] != wanted[here])
             if hit.any():
                 first, final = places[hit].min(), places[hit].max()
                 of_block = rows.read(start + int(first), start + int(final) + 1)

@@ -22,10 +22,10 @@ from spotesm.base.paths import UNTRAINED
 from spotesm.hdf5.format import FORMAT, FORMAT_VERSION
 from spotesm.hdf5.index import IndexWriter
 from spotesm.hdf5.orfs import Origins
+from spotesm.hdf5.pieces import bytes_of_row
 from spotesm.hdf5.reused import Reused
 from spotesm.hdf5.shard_file import (
     TEXT,
-    bytes_of_row,
     create_in_chunks,
     group_of,
     read_origins,

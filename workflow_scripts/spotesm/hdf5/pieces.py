@@ -4,13 +4,18 @@ By reads, not by a memory map: where a file has become shorter, a read ends in a
 touching a map ends the process.
 """
 
+import math
 import os
+from itertools import pairwise
 
 import h5py
 import numpy as np
 
 from spotesm.base.failures import InputError
 from spotesm.hdf5.writing import WrittenFile
+
+BYTES_AT_ONCE = 64 << 20
+GAP = 64  # rows between two that are wanted, below which all are read at once
 
 
 class Piece:
@@ -56,3 +61,34 @@ class Piece:
             if not n:
                 raise InputError(f"{self._path}: has become shorter; copy or merge it again")
             rest, place = rest[n:], place + n
+
+
+def bytes_of_row(values: np.ndarray | h5py.Dataset) -> int:
+    """Return what one entry along the first axis takes."""
+    return values.dtype.itemsize * math.prod(values.shape[1:])
+
+
+def read_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
+    """Read ascending rows (k,), of any dataset; those with small gaps between them at once."""
+    piece = Piece.of(dataset)
+    values = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
+    # Not more at once than fits, however many there are.
+    pages = rows // max(1, BYTES_AT_ONCE // bytes_of_row(dataset))
+    apart = (np.diff(rows) > GAP) | (np.diff(pages) > 0)
+    edges = np.flatnonzero(np.concatenate([[True], apart]))[: len(rows)]
+    for first, end in pairwise([*edges, len(rows)]):
+        base = rows[first]
+        last = rows[end - 1] + 1
+        stretch = piece.read(base, last) if piece else dataset[base:last]
+        values[first:end] = stretch[rows[first:end] - base]
+    return values
+
+
+def read_slice(dataset: h5py.Dataset, which: slice) -> np.ndarray:
+    """Return the rows of a slice, as numpy would: h5py takes no negative steps."""
+    rows = range(len(dataset))[which]
+    if rows.step > 0:
+        return dataset[rows.start : max(rows.start, rows.stop) : rows.step]
+    rows = rows[::-1]
+    values = dataset[rows.start : max(rows.start, rows.stop) : rows.step]
+    return values[::-1].copy()  # torch takes no negative strides

@@ -23,6 +23,7 @@ from spotesm.hdf5.format import is_damage, open_checked
 from spotesm.hdf5.frames import anndata_of, frame_of
 from spotesm.hdf5.ids import TextIndex
 from spotesm.hdf5.index import Index
+from spotesm.hdf5.pieces import read_rows, read_slice
 from spotesm.request.outputs import CONTACTS, LOGITS, OUTPUTS, RESIDUES, Key, offsets_of, output_of
 from spotesm.request.request import Request
 from spotesm.sequences.accessions import accession_of
@@ -200,6 +201,24 @@ class Embeddings(Sequence):
             if accession_of(ids[row]) == identifier
         ]
 
+    def find_rows(self, identifiers: Sequence[str]) -> np.ndarray:
+        """Return the row of each of many ids or accessions, (k,) int64.
+
+        Raises:
+            LookUpError: no record has one of them, or several have; a KeyError.
+        """
+        rows = np.full(len(identifiers), -1)
+        if isinstance(self._by_id, Index):
+            rows = self._by_id.rows_of_ids(identifiers)
+            ascending, places = np.unique(rows[rows >= 0], return_inverse=True)
+            stored = read_rows(self.file["sequence_ids"], ascending)
+            texts = np.array([text.decode() for text in stored], object)[places]
+            asked = np.array(identifiers, object)[rows >= 0]
+            rows[np.flatnonzero(rows >= 0)[texts != asked]] = -1
+        for place in np.flatnonzero(rows < 0):
+            rows[place] = self.row_of(identifiers[place])
+        return rows
+
     def row_of(self, which: int | str) -> int:
         """Return the row of a record.
 
@@ -249,6 +268,8 @@ class Embeddings(Sequence):
     def _rows_at(self, which: Rows) -> np.ndarray:
         """Return the rows that a list or an array of numbers or ids, or a mask, asks for, (k,)."""
         if isinstance(which, list) and any(isinstance(one, str) for one in which):
+            if all(isinstance(one, str) for one in which):
+                return self.find_rows(which)
             return np.array([self.row_of(one) for one in which])
         asked = np.empty(()) if isinstance(which, tuple) else _as_array(which)
         kind = asked.dtype.kind if asked.ndim == 1 else ""
@@ -280,7 +301,7 @@ class Embeddings(Sequence):
     def __getitem__(self, which: int | str | Rows) -> Values:
         rows = self.file[self._row_key]
         if isinstance(which, slice):
-            return self._give(_read_slice(rows, which))
+            return self._give(read_slice(rows, which))
         if isinstance(which, str) or _as_array(which).ndim == 0:
             return self._give(rows[self.row_of(which)])
         wanted = self._rows_at(which)
@@ -365,16 +386,6 @@ def opened(path: Path, key: str | None = None) -> Iterator[Embeddings]:
             if not is_damage(error):
                 raise
             raise InputError(f"{path}: is damaged ({error}); merge it again") from error
-
-
-def _read_slice(dataset: h5py.Dataset, which: slice) -> np.ndarray:
-    """Return the rows of a slice, as numpy would: h5py takes no negative steps."""
-    rows = range(len(dataset))[which]
-    if rows.step > 0:
-        return dataset[rows.start : max(rows.start, rows.stop) : rows.step]
-    rows = rows[::-1]
-    values = dataset[rows.start : max(rows.start, rows.stop) : rows.step]
-    return values[::-1].copy()  # torch takes no negative strides
 
 
 def _as_array(which: object) -> np.ndarray:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import pairwise
 from pathlib import Path
 
 import h5py
@@ -12,14 +11,14 @@ import numpy as np
 from spotesm.base.failures import InputError
 from spotesm.hdf5.format import open_checked
 from spotesm.hdf5.index import Index
-from spotesm.hdf5.shard_file import BYTES_AT_ONCE, bytes_of_row, group_of, read_reasons
+from spotesm.hdf5.pieces import BYTES_AT_ONCE, bytes_of_row, read_rows
+from spotesm.hdf5.shard_file import group_of, read_reasons
 from spotesm.request.outputs import Outputs, offsets_of, output_of
 from spotesm.request.results import Ragged, Results
 from spotesm.sequences.digests import as_bytes, from_bytes, keys_of
 from spotesm.sequences.reasons import Reason
 
 DIGESTS_AT_ONCE = 1 << 20
-GAP = 64  # rows between two that are wanted, below which all are read in one piece
 
 
 class UnfitFile(Exception):
@@ -46,7 +45,7 @@ class EarlierFile:
             rows = index.rows_of_digests(as_bytes(digests))
             which = np.flatnonzero((rows >= 0) & (rows < len(self.file["digests"])))
             which = which[np.argsort(rows[which])]
-            stored = _read_rows(self.file["digests"], rows[which])
+            stored = read_rows(self.file["digests"], rows[which])
             # The index says where, the rows say whether.
             which = np.sort(which[(stored == as_bytes(digests[which])).all(1)])
             return which, rows[which]
@@ -85,14 +84,14 @@ class EarlierFile:
         spans = {key: self._read_spans(key, rows) for key in keys if output_of(key).ragged}
         for block in self._in_blocks(keys, len(rows), spans):
             here = rows[block]
-            if (_read_rows(self.file["lengths"], here) != lengths[which[block]]).any():
+            if (read_rows(self.file["lengths"], here) != lengths[which[block]]).any():
                 raise UnfitFile("has lengths that are not those of its sequences")
             yield Results(
                 digests[which[block]],
                 self._read_reasons(here),
-                _read_rows(self.file["windows"], here),
+                read_rows(self.file["windows"], here),
                 {
-                    key: _read_rows(self.file[key], here).astype(outputs.dtype, copy=False)
+                    key: read_rows(self.file[key], here).astype(outputs.dtype, copy=False)
                     for key in keys
                     if key not in spans
                 },
@@ -126,13 +125,13 @@ class EarlierFile:
         """Return where the values of some rows begin, and how many there are, (k,) each."""
         if self.of_shard:
             starts, sizes = (
-                _read_rows(self.file[f"{group_of(key)}/{name}"], rows)
+                read_rows(self.file[f"{group_of(key)}/{name}"], rows)
                 for name in ("starts", "sizes")
             )
         else:
             offsets = self.file[offsets_of(output_of(key))]
-            starts = _read_rows(offsets, rows)
-            sizes = _read_rows(offsets, rows + 1) - starts
+            starts = read_rows(offsets, rows)
+            sizes = read_rows(offsets, rows + 1) - starts
         absent = self.of_shard & (starts < 0)  # of rejected records
         starts, sizes = np.where(absent, 0, starts), np.where(absent, 0, sizes)
         if ((starts < 0) | (sizes < 0) | (starts + sizes > len(self.file[key]))).any():
@@ -179,15 +178,3 @@ def open_earlier(path: Path, of_shard: bool = False) -> Iterator[EarlierFile]:
             yield EarlierFile(path, file, of_shard)
         except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             raise UnfitFile(f"cannot be read, or is damaged ({error})") from error
-
-
-def _read_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
-    """Read ascending rows; runs of them whose gaps are small in one piece."""
-    values = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
-    stretch = rows // max(1, BYTES_AT_ONCE // bytes_of_row(dataset))
-    apart = (np.diff(rows) > GAP) | (np.diff(stretch) > 0)
-    edges = np.flatnonzero(np.concatenate([[True], apart]))[: len(rows)]
-    for first, end in pairwise([*edges, len(rows)]):
-        base = rows[first]
-        values[first:end] = dataset[base : rows[end - 1] + 1][rows[first:end] - base]
-    return values

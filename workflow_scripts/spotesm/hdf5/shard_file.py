@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -10,6 +9,7 @@ import h5py
 import numpy as np
 
 from spotesm.base.failures import IncompleteError
+from spotesm.hdf5.pieces import BYTES_AT_ONCE, bytes_of_row
 from spotesm.hdf5.writing import WrittenFile
 from spotesm.request.outputs import Outputs, output_of
 from spotesm.request.results import Ragged, Results
@@ -18,7 +18,6 @@ from spotesm.sequences.reasons import Reason
 from spotesm.sequences.sharding import Shard
 
 ROWS_AT_ONCE = 8192
-BYTES_AT_ONCE = 64 << 20
 CHUNK_BYTES = 128 << 10  # what reading one row costs at most, against the overhead of many chunks
 UNWRITTEN = -1  # where no values of a ragged output start
 TEXT = h5py.string_dtype("utf-8")
@@ -242,11 +241,6 @@ def create_in_chunks(
         compression=compression,
         fillvalue=fill,
     )
-
-
-def bytes_of_row(values: np.ndarray | h5py.Dataset) -> int:
-    """Return what one entry along the first axis takes."""
-    return values.dtype.itemsize * math.prod(values.shape[1:])
 
 
 def as_attribute(value: object) -> object:
