@@ -61,6 +61,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 24 --precision bfloat16 --worker 200 $(BENCH)
 	$(BIN)/python benchmarks/throughput.py --model esm2_t33_650M_UR50D --sequences 8 --precision bfloat16 $(BENCH)
 	$(BIN)/python benchmarks/memory.py
+	$(BIN)/python benchmarks/scale.py
 	$(BIN)/python benchmarks/start_up.py --model esm2_t33_650M_UR50D --file --sequences 4
 
 # Made again when the pins change; a second call installs nothing.

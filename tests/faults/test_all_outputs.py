@@ -12,7 +12,7 @@ from shards import make_job, make_merge, parts_of, read_datasets, run, running, 
 from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.hdf5 import merge as merging
-from spotesm.hdf5 import shard_file
+from spotesm.hdf5 import shard_file, shard_rows
 from spotesm.hdf5.merge import merge_shards
 from spotesm.sequences.long_sequences import LongSequences
 
@@ -94,7 +94,8 @@ def test_memory_is_bounded_by_a_batch_not_by_the_output(
         thresholds=Thresholds(sequences=1 << 40, seconds=3600, bytes=2 << 20),
     )
     assert run(job, faults=f"room={ROOM}") == 0
-    monkeypatch.setattr(merging, "BLOCK_BYTES", 4 << 20)
+    for module in (merging, shard_rows):
+        monkeypatch.setattr(module, "BLOCK_BYTES", 4 << 20)
     monkeypatch.setattr(shard_file, "CHUNK_BYTES", 128 << 10)
     tracemalloc.start()
     path = merge(job)

@@ -32,7 +32,7 @@ def old_result(tmp_path: Path) -> Path:
 def write(path: Path, ids: list[str], digests: np.ndarray, blocks: int) -> None:
     with IndexWriter(path.parent, len(ids)) as writer, h5py.File(path, "w") as file:
         for own in np.array_split(np.arange(len(ids)), blocks):
-            writer.add([ids[i] for i in own], digests[own])
+            writer.add([ids[i].encode() for i in own], digests[own])
         writer.write(file)
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from spotesm.base.failures import IncompleteError
 from spotesm.hdf5.pieces import Piece
-from spotesm.sequences.digests import KEY_BYTES, hash_text, keys_of_bytes
+from spotesm.sequences.digests import KEY_BYTES, hash_bytes, hash_text, keys_of_bytes
 
 ENTRIES_AT_ONCE = 1 << 20
 LEAST_AROUND = 1 << 11
@@ -46,17 +46,18 @@ class IndexWriter:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def add(self, ids: Sequence[str], digests: np.ndarray) -> None:
+    def add(self, ids: Sequence[bytes], digests: np.ndarray) -> None:
         """Take the next rows.
 
         Args:
+            ids: in UTF-8.
             digests: (k, 16) uint8.
         """
         entries = np.empty(len(ids), _ENTRY)
         entries["row"] = np.arange(self._n_rows, self._n_rows + len(ids))
         entries["key"] = keys_of_bytes(digests)
         self._sorters["digest"].add(entries)
-        hashes = np.frombuffer(b"".join(map(hash_text, ids)), np.uint8).reshape(-1, KEY_BYTES)
+        hashes = np.frombuffer(b"".join(map(hash_bytes, ids)), np.uint8).reshape(-1, KEY_BYTES)
         entries = entries.copy()
         entries["key"] = keys_of_bytes(hashes)
         self._sorters["id"].add(entries)

@@ -3,9 +3,8 @@
 import json
 import logging
 import platform
-from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -18,31 +17,28 @@ import numpy as np
 from spotesm import __version__
 from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import IncompleteError
+from spotesm.base.limits import allow_open_files
 from spotesm.base.paths import UNTRAINED
 from spotesm.hdf5.format import FORMAT, FORMAT_VERSION
 from spotesm.hdf5.index import IndexWriter
 from spotesm.hdf5.orfs import Origins
-from spotesm.hdf5.pieces import bytes_of_row
 from spotesm.hdf5.reused import Reused
 from spotesm.hdf5.shard_file import (
     TEXT,
     create_in_chunks,
     group_of,
     read_origins,
-    read_reasons,
     read_spans,
 )
+from spotesm.hdf5.shard_rows import BLOCK_BYTES, RECORD_COLUMNS, Block, Gatherer, ShardRows
 from spotesm.hdf5.writing import WrittenFile
 from spotesm.request.outputs import offsets_of, output_of
 from spotesm.request.request import Request
 from spotesm.sequences.reasons import Reason
-from spotesm.sequences.rejected import EMBED, TRANSLATE, Rejected, read_rejected, writing_rejected
+from spotesm.sequences.rejected import TRANSLATE, read_rejected, writing_rejected
 
 log = logging.getLogger(__name__)
 
-BLOCK_BYTES = 64 << 20
-LEAST_BYTES_OF_RECORD = 256  # about what its id, digest and place take
-RECORD_COLUMNS = ("sequence_ids", "lengths", "digests", "windows")
 WORK = ("n_sequences", "n_computed", "n_resumed", "n_reused", "attempts", "seconds")
 COMMON_ATTRIBUTES = (
     *(field.name for field in fields(Request)),
@@ -97,7 +93,9 @@ def merge_shards(job: MergeJob) -> dict:
     """
     split = read_json(job.split)
     with ExitStack() as stack:
-        shards = [stack.enter_context(_open_shard(path)) for path in job.shards]
+        allow_open_files(2 * len(job.shards))
+        rows = [stack.enter_context(ShardRows(path)) for path in job.shards]
+        shards = [shard.file for shard in rows]
         _check_same_settings(shards)
         temporary = stack.enter_context(replacing(job.output))
         rejects = stack.enter_context(writing_rejected(job.rejected))
@@ -108,7 +106,8 @@ def merge_shards(job: MergeJob) -> dict:
         origins = Origins(file, output.n) if job.nucleotide else None
         reused = Reused(file, shards, output.n)
         index = stack.enter_context(IndexWriter(job.output.parent, output.n))
-        for block in _read_blocks(shards, job.split_rejected, split["n_records"]):
+        gatherer = Gatherer(rows, split["n_records"])
+        for block in gatherer.read_blocks(job.split_rejected):
             output.append(block)
             reused.append(block.shards, block.places)
             index.add(block.columns["sequence_ids"], block.columns["digests"])
@@ -133,112 +132,6 @@ def merge_shards(job: MergeJob) -> dict:
     return summary
 
 
-def _open_shard(path: Path) -> h5py.File:
-    try:
-        return h5py.File(path, "r", locking=False)
-    except OSError as error:
-        raise IncompleteError(
-            f"{path}: not a whole shard file; delete it and run again: its results are kept "
-            "among the checkpoints"
-        ) from error
-
-
-@dataclass(frozen=True)
-class _Block:
-    """A stretch of the input: its embedded records, r in all, and the rejected ones.
-
-    Attributes:
-        shards: (r,) which shard each record is in, and
-        places: (r,) as which of its records.
-        columns: by dataset, what is known of each embedded record, (r, ...).
-        rejected: the others, ascending.
-    """
-
-    shards: np.ndarray
-    places: np.ndarray
-    columns: dict[str, np.ndarray]
-    rejected: list[Rejected]
-
-
-def _read_blocks(
-    shards: Sequence[h5py.File], split_rejected: Path, n_records: int
-) -> Iterator[_Block]:
-    """Yield the records in input order; every ordinal below `n_records` exactly once."""
-    row = sum(bytes_of_row(shards[0][key]) for key in shards[0].attrs["row_keys"])
-    block_rows = max(1, BLOCK_BYTES // max(row, LEAST_BYTES_OF_RECORD))
-    positions = [0] * len(shards)
-    rejects = (r for r in read_rejected(split_rejected) if r.stage != TRANSLATE)
-    reject = next(rejects, None)
-    for start in range(0, n_records, block_rows):
-        size = min(block_rows, n_records - start)
-        rejected = []
-        while reject is not None and reject.ordinal < start + size:
-            rejected.append(reject)
-            reject = next(rejects, None)
-        yield _gather(shards, positions, start, size, rejected)
-    if reject is not None or any(
-        p < len(s["ordinals"]) for s, p in zip(shards, positions, strict=True)
-    ):
-        raise IncompleteError(f"there are records beyond the {n_records} that split_fasta counted")
-
-
-def _gather(
-    shards: Sequence[h5py.File],
-    positions: list[int],
-    start: int,
-    size: int,
-    rejected: list[Rejected],
-) -> _Block:
-    """Collect the ordinals from `start` on; moves `positions` past the rows taken."""
-    columns = {
-        name: np.empty((size, *shards[0][name].shape[1:]), shards[0][name].dtype)
-        for name in (*RECORD_COLUMNS, *shards[0].attrs["row_keys"])
-    }
-    reasons, details = np.full((2, size), "", dtype=object)
-    shard_of, place_of = np.zeros(size, np.int64), np.zeros(size, np.int64)
-    seen = np.bincount([record.ordinal - start for record in rejected], minlength=size)
-    embedded = seen == 0
-    for number, shard in enumerate(shards):
-        first = positions[number]
-        # Rows a shard can have in this block are bounded by the block's size.
-        limit = min(first + size, len(shard["ordinals"]))
-        end = bisect_left(shard["ordinals"], start + size, lo=first, hi=limit)
-        positions[number] = end
-        if first == end:
-            continue
-        target = shard["ordinals"][first:end] - start
-        np.add.at(seen, target[target >= 0], 1)
-        shard_of[target], place_of[target] = number, np.arange(first, end)
-        reasons[target], details[target] = read_reasons(shard, slice(first, end))
-        for name, column in columns.items():
-            source = shard[name]
-            column[target] = (source.asstr() if name == "sequence_ids" else source)[first:end]
-    _check_each_once(seen, start)
-    for place in np.flatnonzero(reasons != ""):
-        embedded[place] = False
-        identifier = columns["sequence_ids"][place]
-        rejected.append(
-            Rejected(start + int(place), identifier, EMBED, reasons[place], details[place])
-        )
-    columns = {name: column[embedded] for name, column in columns.items()}
-    if (columns["windows"] < 1).any():
-        raise IncompleteError(f"one of the records {start} to {start + size - 1} has no result")
-    for key in shards[0].attrs["row_keys"]:
-        if not np.isfinite(columns[key]).all():
-            raise IncompleteError(f"a value of records {start} to {start + size - 1} is not finite")
-    return _Block(shard_of[embedded], place_of[embedded], columns, sorted(rejected))
-
-
-def _check_each_once(seen: np.ndarray, start: int) -> None:
-    wrong = np.flatnonzero(seen != 1)
-    if len(wrong):
-        what = "is missing" if seen[wrong[0]] == 0 else "appears more than once"
-        raise IncompleteError(
-            f"record {start + wrong[0]} of the input {what}; delete the dataset's shards/ folder "
-            "and run again"
-        )
-
-
 def _check_same_settings(shards: Sequence[h5py.File]) -> None:
     for shard in shards[1:]:
         if shard.attrs["fingerprint"] != shards[0].attrs["fingerprint"]:
@@ -246,6 +139,24 @@ def _check_same_settings(shards: Sequence[h5py.File]) -> None:
                 f"{shard.filename} and {shards[0].filename} were computed with different settings; "
                 "delete the older one and run again"
             )
+
+
+def text_type(shards: Sequence[h5py.File]) -> np.dtype:
+    """Return the type of ids: of a fixed width if the shards have them so."""
+    widths = [shard["sequence_ids"].dtype.itemsize for shard in shards]
+    if any(shard["sequence_ids"].dtype.hasobject for shard in shards):
+        return TEXT
+    return h5py.string_dtype("utf-8", max(widths))
+
+
+def create_values(
+    file: h5py.File, key: str, length: int, like: h5py.Dataset, compression: str | None
+) -> None:
+    """Create a dataset of the merged file: in one piece, or in chunks if they are compressed."""
+    if compression:
+        create_in_chunks(file, key, length, like, compression=compression)
+    else:  # the merge counts what it writes: nothing stays unwritten
+        file.create_dataset(key, (length, *like.shape[1:]), like.dtype, fill_time="never")
 
 
 class _Output:
@@ -258,11 +169,11 @@ class _Output:
         self.shards = shards
         self.n = n = sum(int(shard.attrs["n_embedded"]) for shard in shards)
         for name in RECORD_COLUMNS:
-            dtype = TEXT if name == "sequence_ids" else shards[0][name].dtype
+            dtype = text_type(shards) if name == "sequence_ids" else shards[0][name].dtype
             file.create_dataset(name, (n, *shards[0][name].shape[1:]), dtype)
         row_keys = shards[0].attrs["row_keys"]
         for key in row_keys:
-            create_in_chunks(file, key, n, shards[0][key], compression=compression)
+            create_values(file, key, n, shards[0][key], compression)
         if len(row_keys):
             file["embeddings"] = h5py.SoftLink(f"/{row_keys[0]}")
         self._end = 0
@@ -272,7 +183,7 @@ class _Output:
             spans = [s[group_of(key)] for s in self._spans if group_of(key) in s]
             total = sum(int(sizes.sum()) for _, sizes in spans)
             like = next(shard[key] for shard in shards if key in shard)
-            create_in_chunks(file, key, total, like, compression=compression)
+            create_values(file, key, total, like, compression)
             offsets = offsets_of(output_of(key))
             if offsets not in file:
                 file.create_dataset(offsets, n + 1, np.int64)
@@ -281,7 +192,7 @@ class _Output:
         """Return the keys of any shard: one that has nothing but rejected records has none."""
         return list(dict.fromkeys(k for shard in self.shards for k in shard.attrs["ragged_keys"]))
 
-    def append(self, block: _Block) -> None:
+    def append(self, block: Block) -> None:
         """Write the next rows."""
         rows = slice(self._end, self._end + len(block.places))
         for name, column in block.columns.items():
@@ -290,7 +201,7 @@ class _Output:
             self._append_values(key, block)
         self._end = rows.stop
 
-    def _append_values(self, key: str, block: _Block) -> None:
+    def _append_values(self, key: str, block: Block) -> None:
         """Copy the values of a ragged output, which need not fit into memory together."""
         group, pending, pending_bytes = group_of(key), [], 0
         sizes = np.empty(len(block.places), np.int64)

@@ -24,12 +24,14 @@ class Origins:
         ]
         self._end = 0
 
-    def append(self, ids: Sequence[str]) -> None:
+    def append(self, ids: Sequence[bytes]) -> None:
         """Write what the next ids say."""
         rows = slice(self._end, self._end + len(ids))
         if len(ids):
             for column, values in zip(
-                self.columns, zip(*map(parse_orf_id, ids), strict=True), strict=True
+                self.columns,
+                zip(*map(parse_orf_id, (identifier.decode() for identifier in ids)), strict=True),
+                strict=True,
             ):
                 column[rows] = values
         self._end = rows.stop

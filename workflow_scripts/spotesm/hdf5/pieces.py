@@ -7,6 +7,7 @@ touching a map ends the process.
 import math
 import os
 from itertools import pairwise
+from typing import BinaryIO
 
 import h5py
 import numpy as np
@@ -25,19 +26,24 @@ class Piece:
         dtype, shape: of its entries, along the first axis.
     """
 
-    def __init__(self, dataset: h5py.Dataset) -> None:
+    def __init__(self, dataset: h5py.Dataset, file: BinaryIO | None = None) -> None:
         self.dtype, self.shape = dataset.dtype, dataset.shape
         self._path = dataset.file.filename
         self._offset = dataset.id.get_offset()
-        self._file = open(self._path, "rb", buffering=0)  # noqa: SIM115 closed with the object
+        # Closed with the object, unless it is somebody else's.
+        self._file = file or open(self._path, "rb", buffering=0)  # noqa: SIM115
         self._row = dataset.dtype.itemsize * int(np.prod(dataset.shape[1:], dtype=np.int64))
 
     @classmethod
-    def of(cls, dataset: h5py.Dataset) -> "Piece | None":
-        """Return a dataset as a piece; None if it is in chunks, empty, or has texts elsewhere."""
+    def of(cls, dataset: h5py.Dataset, file: BinaryIO | None = None) -> "Piece | None":
+        """Return a dataset as a piece; None if it is in chunks, empty, or has texts elsewhere.
+
+        Args:
+            file: the same file, open; if none is given, it is opened once more.
+        """
         if dataset.id.get_offset() is None or not dataset.size or dataset.dtype.hasobject:
             return None
-        return None if isinstance(dataset.file, WrittenFile) else cls(dataset)
+        return None if isinstance(dataset.file, WrittenFile) else cls(dataset, file)
 
     def __len__(self) -> int:
         return self.shape[0]

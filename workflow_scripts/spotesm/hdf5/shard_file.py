@@ -19,6 +19,7 @@ from spotesm.sequences.sharding import Shard
 
 ROWS_AT_ONCE = 8192
 CHUNK_BYTES = 128 << 10  # what reading one row costs at most, against the overhead of many chunks
+MOST_BYTES_OF_SHORT_ID = 64  # up to which all ids are stored in the same width
 UNWRITTEN = -1  # where no values of a ragged output start
 TEXT = h5py.string_dtype("utf-8")
 
@@ -188,10 +189,14 @@ class ShardWriter:
         reasons, details = self._reason_texts()
         for name, texts in (("reasons", reasons), ("details", details)):
             file.create_dataset(name, data=texts[shard.sequence_of_record], dtype=TEXT)
-        ids = file.create_dataset("sequence_ids", len(shard.ordinals), TEXT)
+        width = max((len(text.encode()) for text in shard.read_ids()), default=0)
+        short = 0 < width <= MOST_BYTES_OF_SHORT_ID
+        type_of_id = h5py.string_dtype("utf-8", width) if short else TEXT
+        ids = file.create_dataset("sequence_ids", len(shard.ordinals), type_of_id)
         start = 0
         for block in _in_blocks(shard.read_ids()):
-            ids[start : start + len(block)] = block
+            texts = np.array([text.encode() for text in block], object)
+            ids[start : start + len(block)] = texts.astype(type_of_id)
             start += len(block)
         attributes = {name: as_attribute(value) for name, value in settings.items()}
         file.attrs.update(attributes)

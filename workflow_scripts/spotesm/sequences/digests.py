@@ -54,4 +54,9 @@ def as_hex(digests: np.ndarray) -> list[str]:
 
 def hash_text(text: str) -> bytes:
     """Return 8 bytes that stand for an id."""
-    return digest_sequence(text.encode())[:8]
+    return hash_bytes(text.encode())
+
+
+def hash_bytes(text: bytes) -> bytes:
+    """Return the same of a text in UTF-8."""
+    return digest_sequence(text)[:KEY_BYTES]

@@ -14,6 +14,7 @@ import numpy as np
 
 from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import InputError
+from spotesm.base.limits import allow_open_files
 from spotesm.sequences.digests import KEY_BYTES, digest_sequence, from_bytes, hash_text
 from spotesm.sequences.fasta import RejectedSequence, normalise, read_fasta
 from spotesm.sequences.rejected import SPLIT, read_rejected, writing_rejected
@@ -85,6 +86,7 @@ def split_fasta(
     counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
     residues_like_nucleotides = 0
     with ExitStack() as stack:
+        allow_open_files(len(shards))
         files = [stack.enter_context(_open_replacing(stack, path)) for path in shards]
         rejects = stack.enter_context(writing_rejected(rejected))
         for line in read_rejected(contigs.rejected) if contigs else ():
