@@ -14,7 +14,7 @@ from spotesm.base.failures import IncompleteError, InputError
 from spotesm.hdf5.index import Index, IndexWriter, check_index
 from spotesm.hdf5.merge import merge_shards
 from spotesm.hdf5.pieces import Piece
-from spotesm.sequences.digests import as_bytes, digests_of
+from spotesm.sequences.digests import as_bytes, digests_of, hash_text
 
 DATA = Path(__file__).parents[1] / "data/format-1"
 
@@ -60,6 +60,25 @@ def test_every_id_and_digest_is_found(tmp_path: Path, n: int) -> None:
         stored = file["index/digest_keys"][:]
         assert (np.diff(stored.astype(object)) > 0).all()
         assert len(stored) == len(set(keys))
+
+
+@pytest.mark.parametrize("repeats", [100, 300])
+def test_one_id_many_times(tmp_path: Path, repeats: int) -> None:
+    """More often than a look-up reads at first."""
+    # Its key is in the middle, so that its rows go beyond both ends of what is read.
+    same = next(f"s{i}" for i in range(999) if hash_text(f"s{i}")[0] == 128)
+    ids = [f"p{i}" for i in range(400)]
+    for row in random.Random(repeats).sample(range(400), repeats):
+        ids[row] = same
+    write(tmp_path / "x.h5", ids, as_bytes(digests_of(map(str.encode, ids))), 4)
+    with h5py.File(tmp_path / "x.h5") as file:
+        found = Index.of(file)
+        expected = [row for row, own in enumerate(ids) if own == same]
+        assert found.candidates(same) == expected
+        others = [row for row, own in enumerate(ids) if own != same]
+        asked = [ids[row] for row in others]
+        assert found.rows_of_ids([same, *asked]).tolist() == [-1, *others]
+        assert [found.candidates(own) for own in asked] == [[row] for row in others]
 
 
 def test_a_file_without_index(tmp_path: Path) -> None:

@@ -75,6 +75,18 @@ def job(tmp_path: Path) -> MergeJob:
     )
 
 
+def test_a_shard_with_many_records_in_a_row(job: MergeJob) -> None:
+    """More than are expected of one shard, at the beginning, in the middle and at the end."""
+    kept = [o for o in range(N_RECORDS) if o not in REJECTED_BY_SPLIT]
+    thirds = [kept[10:20], [*kept[:10], *kept[20:25], *kept[30:]], kept[25:30]]
+    for path, ordinals in zip(job.shards, thirds, strict=True):
+        write_shard(path, ordinals)
+    merge_shards(job)
+    with h5py.File(job.output) as file:
+        expected = [f"id{o}" for o in kept if o != REJECTED_BY_EMBED]
+        assert file["sequence_ids"].asstr()[:].tolist() == expected
+
+
 def test_rows_come_in_input_order(job: MergeJob) -> None:
     summary = merge_shards(job)
     kept = [o for o in range(N_RECORDS) if o not in (*REJECTED_BY_SPLIT, REJECTED_BY_EMBED)]

@@ -197,16 +197,15 @@ class Index:
             # From where the next one may be: blocks in which none is are passed over.
             guess = int(ascending[done]) * len(keys) // KEYS - _around(keys)
             start = max(start, guess) if _is_below(keys, guess, ascending[done]) else start
-            block = keys.read(start, min(start + ENTRIES_AT_ONCE, len(keys)))
+            ahead = keys.read(start, min(start + ENTRIES_AT_ONCE + 1, len(keys)))
+            block = ahead[:ENTRIES_AT_ONCE]
             last = start + len(block) >= len(keys)
             end = len(order) if last else int(np.searchsorted(ascending, block[-1], "right"))
             here = order[done:end]
             places = np.searchsorted(block, wanted[here])
             hit = block[places.clip(max=len(block) - 1)] == wanted[here]
-            if unique:  # what the next block begins with, nobody knows yet
-                after = (places + 1).clip(max=len(block) - 1)
-                at_end = after == places
-                hit &= np.where(at_end, last, block[after] != wanted[here])
+            if unique:
+                hit &= np.searchsorted(ahead, wanted[here], "right") - places == 1
             if hit.any():
                 first, final = places[hit].min(), places[hit].max()
                 of_block = rows.read(start + int(first), start + int(final) + 1)
