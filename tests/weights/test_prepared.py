@@ -225,6 +225,41 @@ def test_what_is_touched_or_copied_is_read_whole_once(
     assert len(read) == 3  # the new dates are known
 
 
+def flip_with_its_old_date(path: Path, place: int) -> None:
+    stat, content = path.stat(), bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 0.5, 0.75, 1.0])
+def test_small_files_are_looked_at_whole(weights: Weights, tmp_path: Path, share: float) -> None:
+    ready = Prepared(weights, torch.float32, tmp_path / "p")
+    ready.make()
+    for path in layers(ready.folder):
+        place = int(share * (path.stat().st_size - 1))
+        flip_with_its_old_date(path, place)
+        assert not ready.is_right()
+        flip_with_its_old_date(path, place)
+        assert ready.is_right()
+
+
+@pytest.mark.parametrize("sample", range(4))
+def test_a_quick_look_sees_the_ends_and_two_places_between(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sample: int
+) -> None:
+    monkeypatch.setattr(prepared, "SAMPLE_BYTES", 16)
+    ready = Prepared(weights, torch.float32, tmp_path / "p")
+    ready.make()
+    path = layers(ready.folder)[-1]
+    start = (path.stat().st_size - 16) * sample // 3
+    for place in (start, start + 7, start + 15):
+        flip_with_its_old_date(path, place)
+        assert not ready.is_right()
+        flip_with_its_old_date(path, place)
+    assert ready.is_right()
+
+
 def test_a_flipped_bit_that_a_quick_look_misses_is_found_by_a_full_one(
     weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -232,11 +267,7 @@ def test_a_flipped_bit_that_a_quick_look_misses_is_found_by_a_full_one(
     ready = Prepared(weights, torch.float32, tmp_path / "p")
     ready.make()
     path = layers(ready.folder)[1]
-    stat = path.stat()
-    content = bytearray(path.read_bytes())
-    content[stat.st_size * 3 // 5] ^= 1
-    path.write_bytes(content)
-    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    flip_with_its_old_date(path, path.stat().st_size * 3 // 5)
     assert ready.is_right()
     assert not ready.is_right(fully=True)
 
