@@ -50,6 +50,7 @@ NO_BLOCK = {
     "hdf5.index.KEYS": "how many numbers of 64 bits there are",
     "machine.memory.BESIDE_WEIGHTS_MB": "what a job asks of its host",
     "hdf5.reader.CLOSE_AMONG": "a limit of what is compared with an unknown id",
+    "runs.census.MOST_SEQUENCES": "from which on a plan is an estimate; its tests set their own",
     "report.figures.MOST_ATTEMPTS": "a limit of what is shown",
     "report.landscape.MOST_POINTS": "a limit of what is shown",
     "report.page.MOST_LENGTHS": "a limit of what is shown",

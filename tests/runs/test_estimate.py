@@ -1,16 +1,21 @@
 import itertools
+import random
 import re
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
-from sequences import write_fasta
+from sequences import random_sequence, write_fasta
 from shards import make_request
 from spotesm.embed.reuse import Past
 from spotesm.request.outputs import OUTPUTS
+from spotesm.runs import census as census_of
 from spotesm.runs import estimate
-from spotesm.runs.estimate import count_bytes, plan_run, take_census
+from spotesm.runs.census import take_census
+from spotesm.runs.estimate import count_bytes, plan_run
+from spotesm.sequences.digests import digest_sequence
 from spotesm.sequences.long_sequences import LongSequences
 
 RECORDS = [("a", "MKV" * 30), ("b", "ACD"), ("c", "acd"), ("bad", "A*C"), ("d", "W" * 45)]
@@ -26,6 +31,38 @@ def test_the_census_counts_records_and_different_sequences(fasta: Path) -> None:
     assert (census.records, census.rejected) == (10, 2)
     assert census.lengths.tolist() == [90, 3, 45]
     assert census.records_of.tolist() == [2, 4, 2]
+
+
+def test_a_large_input_is_sampled_in_bounded_memory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of 3,000 sequences some 190 are kept; each twice, so that records count, too."""
+    rng = random.Random(5)
+    records = [(f"p{i}", random_sequence(rng, rng.randint(20, 60))) for i in range(3000)]
+    fasta = write_fasta(tmp_path / "in.fasta", [*records, ("bad", "A*C"), *records])
+    monkeypatch.setattr(census_of, "MOST_SEQUENCES", 300)
+    census = take_census([fasta])
+    assert (census.records, census.rejected, census.one_in) == (6001, 1, 16)
+    assert 100 < len(census.lengths) <= 300
+    assert set(census.records_of.tolist()) == {2}
+    lengths = {digest_sequence(s.encode()): len(s) for _, s in records}
+    assert census.lengths.tolist() == [lengths[d.tobytes()] for d in census.digests]
+    assert census.estimate(np.ones_like(census.lengths)) == pytest.approx(3000, rel=0.2)
+    residues = census.estimate(census.lengths * census.records_of)
+    assert residues == pytest.approx(2 * sum(lengths.values()), rel=0.2)
+    fewer = census.without(census.lengths > 40)
+    assert fewer.rejected == 1 + 16 * 2 * int((census.lengths > 40).sum())
+    text = make_plan(fasta, engine="packed", policy="window")
+    assert "mine: about, from one in 16 of its sequences." in text
+
+
+@pytest.mark.parametrize("most", [2, 3, 4])
+def test_up_to_a_size_nothing_is_estimated(
+    fasta: Path, monkeypatch: pytest.MonkeyPatch, most: int
+) -> None:
+    monkeypatch.setattr(census_of, "MOST_SEQUENCES", most)
+    assert (take_census([fasta]).one_in == 1) == (most >= 3)
+    assert "about, from" not in make_plan(fasta, engine="packed", policy="window") or most < 3
 
 
 @pytest.mark.parametrize(

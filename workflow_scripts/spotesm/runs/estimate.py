@@ -3,7 +3,7 @@
 import io
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,8 +21,7 @@ from spotesm.model.budget import choose_token_budget, probe_batch
 from spotesm.model.engines import ENGINES
 from spotesm.request.outputs import MEAN, Outputs, output_of
 from spotesm.request.request import Request
-from spotesm.sequences.digests import digest_sequence, from_bytes
-from spotesm.sequences.fasta import RejectedSequence, normalise, read_fasta
+from spotesm.runs.census import Census, take_census
 from spotesm.sequences.long_sequences import SPECIAL_TOKENS
 from spotesm.weights.manifest import Weights
 from spotesm.weights.untrained import untrained_source
@@ -42,58 +41,6 @@ COLUMNS = (
     "file",
     "time",
 )
-
-
-@dataclass(frozen=True)
-class Census:
-    """What an input holds.
-
-    Attributes:
-        records, rejected: how many records, and how many of them get no row.
-        lengths: (u,) residues of each different sequence.
-        records_of: (u,) records that have it.
-        digests: (u,) DIGEST of each.
-    """
-
-    records: int
-    rejected: int
-    lengths: np.ndarray
-    records_of: np.ndarray
-    digests: np.ndarray
-
-    def without(self, which: np.ndarray) -> "Census":
-        """Return the census with some different sequences, (u,) bool, rejected."""
-        rejected = self.rejected + int(self.records_of[which].sum())
-        kept = (x[~which] for x in (self.lengths, self.records_of, self.digests))
-        return Census(self.records, rejected, *kept)
-
-
-def take_census(paths: Sequence[Path]) -> Census:
-    """Read FASTA files once; 32 bytes a different sequence are kept."""
-    seen: dict[bytes, int] = {}
-    lengths: list[int] = []
-    counts: list[int] = []
-    records = rejected = 0
-    for record in read_fasta(paths):
-        records += 1
-        try:
-            sequence = normalise(record).sequence
-        except RejectedSequence:
-            rejected += 1
-            continue
-        digest = digest_sequence(sequence)
-        place = seen.setdefault(digest, len(lengths))
-        if place == len(lengths):
-            lengths.append(len(sequence))
-            counts.append(0)
-        counts[place] += 1
-    return Census(
-        records,
-        rejected,
-        np.array(lengths, np.int64),
-        np.array(counts, np.int64),
-        from_bytes(b"".join(seen)),
-    )
 
 
 def count_reused(census: Census, past: Past, request: Request, weights: Path) -> np.ndarray:
@@ -116,7 +63,7 @@ def count_bytes(census: Census, request: Request) -> int:
     for key in outputs.keys:
         output = output_of(key)
         rows = request.count_rows(output, census.lengths)
-        numbers += int((rows * census.records_of).sum()) * (output.width or dim)
+        numbers += census.estimate(rows * census.records_of) * (output.width or dim)
     return numbers * outputs.dtype.itemsize
 
 
@@ -166,18 +113,21 @@ def plan_run(
     table = Table(box=None, pad_edge=False)
     for name in COLUMNS:
         table.add_column(name, justify="left" if name == "dataset" else "right")
+    sampled = []
     for dataset, paths in datasets.items():
         census = take_census(paths)
         census = census.without(request.long_sequences.rejects(census.lengths))
         reused = count_reused(census, pasts[dataset], request, weights)
-        tokens = int(request.long_sequences.count_tokens(census.lengths[~reused]).sum())
+        tokens = census.estimate(request.long_sequences.count_tokens(census.lengths[~reused]))
+        if census.one_in > 1:
+            sampled.append(f"{dataset}: about, from one in {census.one_in} of its sequences.\n")
         table.add_row(
             dataset,
             f"{census.records:,}",
             f"{census.rejected:,}",
-            f"{len(census.lengths):,}",
-            f"{np.count_nonzero(reused):,}",
-            f"{int((census.lengths * census.records_of).sum()):,}",
+            f"{census.estimate(np.ones_like(census.lengths)):,}",
+            f"{census.estimate(reused):,}",
+            f"{census.estimate(census.lengths * census.records_of):,}",
             f"{census.lengths.max(initial=0):,}",
             str(shards),
             str(filesize.decimal(count_bytes(census, request))),
@@ -190,7 +140,7 @@ def plan_run(
         f"{speed:,.0f} tokens/s "
         f"(measured on {PROBE_LAYERS} of its {request.architecture.layers} layers),\n"
         f"and {seconds_to_start:.0f} s to start each shard.\n\n"
-        f"{console.export_text()}\n"
+        f"{console.export_text()}\n{''.join(sampled)}"
         "Several devices share the time, up to one a shard. Repeated sequences are computed once, "
         "reused ones\nnot at all."
     )
