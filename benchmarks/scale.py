@@ -1,6 +1,6 @@
 """How far does it go: split, write, merge, look up and check millions of records, without a model.
 
-    .venv/bin/python benchmarks/scale.py --records 10_000_000 --folder /scratch/scale
+    .venv/bin/python benchmarks/scale.py --records 10_000_000 --folder /scratch
 
 A stand-in makes the vectors: numbers that follow from the digest of a sequence and mean nothing. So
 nothing is said of the speed of a model here, and every row of the result can be checked. Each step
@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import random
 import resource
-import shutil
 import subprocess
 import tempfile
 import time
@@ -49,20 +48,16 @@ def main() -> None:
     parser.add_argument("--records", type=int, default=1_000_000)
     parser.add_argument("--shards", type=int, default=16)
     parser.add_argument("--dimensions", type=int, default=32)
-    parser.add_argument("--folder", type=Path, help="where it happens; a temporary one if none")
-    parser.add_argument("--keep", action="store_true", help="leave the folder as it is afterwards")
+    parser.add_argument("--folder", type=Path, help="in which it makes a temporary one of its own")
     options = parser.parse_args()
-    folder = Path(options.folder or tempfile.mkdtemp(prefix="spotesm-scale-"))
-    (folder / "shards").mkdir(parents=True, exist_ok=True)
     print(
         f"{options.records:,} records, {options.shards} shards, {options.dimensions} dimensions "
-        f"by a stand-in that follows from the digest; in {folder}, on {os.cpu_count()} cores"
+        f"by a stand-in that follows from the digest; on {os.cpu_count()} cores"
     )
-    try:
-        measure(folder, options)
-    finally:
-        if not options.keep:
-            shutil.rmtree(folder)
+    # A new one of its own: nobody's files are removed afterwards.
+    with tempfile.TemporaryDirectory(prefix="spotesm-scale-", dir=options.folder) as folder:
+        (Path(folder) / "shards").mkdir()
+        measure(Path(folder), options)
 
 
 def measure(folder: Path, options: argparse.Namespace) -> None:
@@ -130,17 +125,19 @@ def _cpu() -> float:
 def write_fasta(path: Path, n: int) -> None:
     """Write n records, of which one in ten repeats the sequence before it."""
     rng = np.random.default_rng(0)
-    places = rng.random(n) * (len(LENGTH_QUANTILES) - 1)
-    lengths = np.interp(places, range(len(LENGTH_QUANTILES)), LENGTH_QUANTILES)
-    lengths = lengths.clip(max=MOST_RESIDUES).astype(int)
     residues = AMINO_ACIDS[rng.integers(0, 20, 1 << 24, dtype=np.uint8)].tobytes()
-    starts = rng.integers(0, len(residues) - MOST_RESIDUES, n)
+    sequence = b""
     with open(path, "wb", buffering=1 << 20) as file:
-        sequence = b""
-        for i, (start, length) in enumerate(zip(starts.tolist(), lengths.tolist(), strict=True)):
-            if i % 10 != 9:
-                sequence = residues[start : start + length]
-            file.write(b">sp|P%08d|NAME%d a protein\n%s\n" % (i, i, sequence))
+        for first in range(0, n, AT_ONCE):
+            size = min(AT_ONCE, n - first)
+            places = rng.random(size) * (len(LENGTH_QUANTILES) - 1)
+            lengths = np.interp(places, range(len(LENGTH_QUANTILES)), LENGTH_QUANTILES)
+            lengths = lengths.clip(max=MOST_RESIDUES).astype(int).tolist()
+            starts = rng.integers(0, len(residues) - MOST_RESIDUES, size).tolist()
+            for i, start, length in zip(range(first, first + size), starts, lengths, strict=True):
+                if i % 10 != 9:
+                    sequence = residues[start : start + length]
+                file.write(b">sp|P%08d|NAME%d a protein\n%s\n" % (i, i, sequence))
 
 
 def split(folder: Path, shards: int) -> None:
