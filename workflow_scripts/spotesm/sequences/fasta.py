@@ -31,7 +31,9 @@ LOOKS = (
     ("version https://git-lfs", "a pointer of Git LFS"),
 )
 _ID_ENDS = re.compile(rb"[ \t]")
-_LETTERS_OUTSIDE_ALPHABET = bytes(set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ") - set(RESIDUES))
+_LETTERS = set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
+_LETTERS_OF_ALPHABET = bytes(_LETTERS & set(RESIDUES))
+_LETTERS_OUTSIDE_ALPHABET = bytes(_LETTERS - set(RESIDUES))
 _UNKNOWN_TO_X = bytes.maketrans(_LETTERS_OUTSIDE_ALPHABET, b"X" * len(_LETTERS_OUTSIDE_ALPHABET))
 
 
@@ -81,6 +83,8 @@ def normalise(record: Record) -> Normalised:
         RejectedSequence: nothing is left (`empty`), or something is no letter
             (`invalid_character`).
     """
+    if record.raw and not record.raw.translate(None, delete=_LETTERS_OF_ALPHABET):
+        return Normalised(record.raw, replaced=0, removed=0)  # as nearly all are
     letters = record.raw.upper().translate(None, delete=DELETED)
     sequence = letters[:-1] if letters.endswith(STOPS) else letters
     if not sequence:

@@ -15,7 +15,7 @@ import numpy as np
 from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import InputError
 from spotesm.base.limits import allow_open_files
-from spotesm.sequences.digests import KEY_BYTES, digest_sequence, from_bytes, hash_text
+from spotesm.sequences.digests import KEY_BYTES, digest_sequence, from_bytes, hash_bytes
 from spotesm.sequences.fasta import RejectedSequence, normalise, read_fasta
 from spotesm.sequences.rejected import SPLIT, read_rejected, writing_rejected
 
@@ -93,8 +93,8 @@ def split_fasta(
             rejects.pass_on(line)
         id_hashes = stack.enter_context(tempfile.TemporaryFile(dir=rejected.parent))
         for ordinal, record in enumerate(read_fasta(inputs)):
-            counts["n_records"] += 1
-            id_hashes.write(hash_text(record.identifier))
+            identifier = record.identifier.encode()
+            id_hashes.write(hash_bytes(identifier))
             try:
                 sequence, replaced, removed = normalise(record)
             except RejectedSequence as error:
@@ -102,15 +102,17 @@ def split_fasta(
                 rejects.add(ordinal, record.identifier, SPLIT, error.reason)
                 continue
             counts["n_residues"] += len(sequence)
-            counts["n_replaced_residues"] += replaced
-            counts["n_removed_characters"] += removed
-            counts["n_unknown_proteins"] += is_unknown(sequence)
+            if replaced or removed:
+                counts["n_replaced_residues"] += replaced
+                counts["n_removed_characters"] += removed
+            if is_unknown(sequence):
+                counts["n_unknown_proteins"] += 1
             if is_like_nucleotides(sequence):
                 counts["n_like_nucleotides"] += 1
                 residues_like_nucleotides += len(sequence)
             shard = choose_shard(digest_sequence(sequence), len(shards))
-            identifier = record.identifier.encode()
             files[shard].write(b">%d %s\n%s\n" % (ordinal, identifier, sequence))
+        counts["n_records"] = ordinal + 1
         counts["n_repeated_ids"] = _count_repeats(id_hashes)
         _log_counts(counts)
         if not surely_proteins:
