@@ -62,7 +62,7 @@ def check_known_answer(weights: Weights) -> None:
         WeightsError: it gives other numbers.
     """
     published = weights.source == PRETRAINED or weights.source.startswith(f"{HUB}facebook/{MODEL}@")
-    if weights.model != MODEL or not published:
+    if weights.model != MODEL or weights.adapter or not published:
         return
     engine = PackedESM2.of_source(weights.open(), CPU, torch.float32)
     for answer in ANSWERS:

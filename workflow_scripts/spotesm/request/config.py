@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -327,7 +328,8 @@ def own_files(config: Mapping) -> dict[str, list[str]]:
     if labels and not Path(labels).is_file():
         raise ConfigError(f"config: report: labels: no such file: {labels}")
     weights: list[Path] = []
-    for key, find in (("weights", find_model), ("adapter", find_adapter)):
+    find_base = partial(find_model, with_adapter=bool(config["model"]["adapter"]))
+    for key, find in (("weights", find_base), ("adapter", find_adapter)):
         named = config["model"][key]
         if not named or not is_path_of_weights(named):
             continue

@@ -15,7 +15,7 @@ from spotesm.weights.architectures import LM_HEAD
 from spotesm.weights.files import ADAPTER_CONFIG, ModelFiles, read_settings
 from spotesm.weights.hugging_face import check_origin, fair_esm_name, is_harmless
 from spotesm.weights.settings import Must, check_settings
-from spotesm.weights.tensors import Read, Source
+from spotesm.weights.tensors import Read, Source, check_stored
 
 _MUSTS = {
     "peft_type": Must(("LORA",)),
@@ -57,6 +57,8 @@ def merge_adapter(base: Source, files: ModelFiles, tensors: Mapping[str, Read]) 
         rank, alpha = int(config["r"]), float(config["lora_alpha"])
     except (KeyError, TypeError, ValueError) as error:
         raise WeightsError(f"{config_path}: does not say r and lora_alpha") from error
+    if rank < 1:
+        raise WeightsError(f"{config_path}: r is {rank}, and should be the rank of its matrices")
     scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
     pairs: dict[str, dict[str, Read]] = {}
@@ -68,6 +70,7 @@ def merge_adapter(base: Source, files: ModelFiles, tensors: Mapping[str, Read]) 
             continue
         if target not in merged or (lora and target in _SHARED):
             raise WeightsError(f"{where}: {name} belongs to nothing in {base.where} that it fits")
+        check_stored(where, name, read())
         if lora:
             pairs.setdefault(target, {})[lora[2]] = read
         else:  # a module that was trained whole

@@ -49,20 +49,30 @@ class ModelFiles:
         return next((path for path in self.others if path.name == name), None)
 
 
-def find_model(where: Path) -> ModelFiles:
+def find_model(where: Path, with_adapter: bool = False) -> ModelFiles:
     """Return the files of a model that a user names by its file, folder or index.
 
+    Args:
+        with_adapter: whether an adapter is named as well.
+
     Raises:
-        WeightsError: there is no such file, or the folder holds no model.
+        WeightsError: there is no such file, the folder holds no model, or an adapter beside it
+            that would be left out.
     """
     if where.is_dir():
-        if not (where / CONFIG).exists() and (where / ADAPTER_CONFIG).exists():
+        adapted = (where / ADAPTER_CONFIG).is_file()
+        if adapted and not (where / CONFIG).is_file():
             raise WeightsError(
                 f"{where}: an adapter, not a model; give it as model: adapter, and the model that "
                 "it was trained on as model: weights"
             )
         path = _first(where, OF_MODEL)
-        if not (where / CONFIG).exists():
+        if adapted and not with_adapter:  # transformers would merge it
+            raise WeightsError(
+                f"{where}: holds an adapter beside the model; name the folder as model: adapter, "
+                f"too, or {path.name} in it as model: weights to leave the adapter out"
+            )
+        if not (where / CONFIG).is_file():
             raise WeightsError(f"{where}: no {CONFIG} in it; or name the weights file itself")
     else:
         path = where
@@ -70,9 +80,12 @@ def find_model(where: Path) -> ModelFiles:
         raise WeightsError(f"no such file or folder: {path}")
     beside = tuple(f for name in BESIDE if (f := path.with_name(name)).is_file())
     if path.name.endswith(".index.json"):
-        return ModelFiles(_of_index(path), (*beside, path))
-    regression = regression_path(path)
-    return ModelFiles((path,), (*beside, *([regression] if regression.is_file() else [])))
+        tensors, beside = _of_index(path), (*beside, path)
+    else:
+        tensors = (path,)
+    if (regression := regression_path(tensors[0])).is_file():
+        beside = (*beside, regression)
+    return ModelFiles(tensors, beside)
 
 
 def find_adapter(where: Path) -> ModelFiles:
@@ -100,9 +113,11 @@ def _first(folder: Path, names: tuple[str, ...]) -> Path:
 def _of_index(path: Path) -> tuple[Path, ...]:
     try:
         names = sorted(set(read_settings(path)["weight_map"].values()))
+        files = tuple(path.with_name(Path(name).name) for name in names)
     except (KeyError, AttributeError, TypeError) as error:
         raise WeightsError(f"{path}: not an index of a model's files: no weight_map") from error
-    files = tuple(path.with_name(Path(name).name) for name in names)
+    if not files:
+        raise WeightsError(f"{path}: its weight_map is empty")
     for file in files:
         if not file.is_file():
             raise WeightsError(f"{path}: names {file.name}, which is not there")
@@ -110,7 +125,7 @@ def _of_index(path: Path) -> tuple[Path, ...]:
 
 
 def regression_path(path: Path) -> Path:
-    """Return where the contact regression of a fair-esm file belongs."""
+    """Return where the contact regression of a file belongs, which fair-esm keeps by itself."""
     return path.with_name(f"{path.stem}-contact-regression.pt")
 
 

@@ -19,7 +19,8 @@ log = logging.getLogger(__name__)
 
 # -- names -----------------------------------------------------------------------------------------
 
-_WRAPPERS = re.compile(r"^(base_model\.model\.|module\.|_orig_mod\.)*(esm\.)?")
+# Of peft, of training on several GPUs, of Lightning's modules, of torch.compile.
+_WRAPPERS = re.compile(r"^(base_model\.model\.|module\.|model\.|_orig_mod\.)*(esm\.)?")
 _OF_LAYER = {
     "attention.self.query": "self_attn.q_proj",
     "attention.self.key": "self_attn.k_proj",

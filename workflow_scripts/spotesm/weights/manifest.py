@@ -82,11 +82,15 @@ class Weights:
                 f"{self.path}: logits need the head of masked language modelling (lm_head), which "
                 "it lacks; take logits out of outputs, or name a model that has it"
             )
+        if contacts and not self.architecture.has_regression:
+            raise WeightsError(
+                f"{self.model}: contacts need a contact regression, which nobody trained for it; "
+                "take contacts out of outputs"
+            )
         if contacts and not self.regression_sha256:
             raise WeightsError(
-                f"{self.path}: contacts need its contact regression; put fair-esm's "
-                f"{regression_path(Path(self.path)).name} beside it, or take contacts out of "
-                "outputs"
+                f"{self.path}: contacts need its contact regression; put fair-esm's at "
+                f"{regression_path(Path(next(iter(self.files))))}, or take contacts out of outputs"
             )
 
     def open(self) -> Source:
@@ -127,7 +131,8 @@ def know(model: str, named: str, path: str, adapter: str, source: Source) -> Wei
     """
     files = {str(file): sha256_of(file) for file in source.files}
     sha256 = _sha256_of_all(model, path, source, files)
-    regression = files.get(str(regression_path(Path(path))), sha256) if path else sha256
+    beside = str(regression_path(source.files[0])) if path else ""
+    regression = files.get(beside, sha256)
     return Weights(
         model,
         named,
@@ -142,7 +147,7 @@ def know(model: str, named: str, path: str, adapter: str, source: Source) -> Wei
 
 def _sha256_of_all(model: str, path: str, source: Source, files: Mapping[str, str]) -> str:
     """Return the sha256 of one file; of several, and what else was said, that of all of it."""
-    beside = {CONFIG, regression_path(Path(path)).name} if path else set()
+    beside = {CONFIG, regression_path(source.files[0]).name} if path else set()
     lines = sorted(f"{Path(f).name} {s}" for f, s in files.items() if Path(f).name not in beside)
     if not path:
         lines.append(f"{RECIPE}: {model}")

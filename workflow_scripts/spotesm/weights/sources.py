@@ -9,15 +9,28 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor
 
 from spotesm.base.failures import WeightsError
 from spotesm.weights.adapters import merge_adapter
 from spotesm.weights.architectures import REGRESSION, Architecture
-from spotesm.weights.fair_esm import is_fair_esm, open_fair_esm
-from spotesm.weights.files import Kind, find_adapter, find_model, regression_path, tell_kind
+from spotesm.weights.fair_esm import (
+    add_regression,
+    is_fair_esm,
+    is_state_dict,
+    open_fair_esm,
+    open_state_dict,
+)
+from spotesm.weights.files import (
+    CONFIG,
+    Kind,
+    ModelFiles,
+    find_adapter,
+    find_model,
+    regression_path,
+    tell_kind,
+)
 from spotesm.weights.hugging_face import open_hugging_face
-from spotesm.weights.tensors import Read, Source, check_tensors
+from spotesm.weights.tensors import Read, Source, check_tensors, named_tensors
 
 
 def open_source(where: Path, architecture: Architecture, adapter: Path | None = None) -> Source:
@@ -29,15 +42,11 @@ def open_source(where: Path, architecture: Architecture, adapter: Path | None = 
         WeightsError: it is not there, damaged, no ESM, of another shape, or says of itself what
             is not computed here.
     """
-    files = find_model(where)
-    content = _read_torch(files.tensors[0]) if tell_kind(files.tensors[0]) is Kind.TORCH else {}
-    if is_fair_esm(content):
-        path = regression_path(files.tensors[0])
-        regression = (path, _read_torch(path)) if path in files.others else None
-        source = open_fair_esm(files.tensors[0], content, regression, architecture)
-    else:
-        found = (pair for path in files.tensors for pair in _read_flat(path).items())
-        source = open_hugging_face(str(where), files, found, architecture)
+    files = find_model(where, with_adapter=adapter is not None)
+    source = _open_model(where, files, architecture)
+    path = regression_path(files.tensors[0])
+    if path in files.others:
+        source = add_regression(source, path, _read_torch(path))
     if not architecture.has_regression:  # then what is there was never trained
         kept = {name: read for name, read in source.tensors.items() if name not in REGRESSION}
         source = replace(source, tensors=kept)
@@ -48,6 +57,18 @@ def open_source(where: Path, architecture: Architecture, adapter: Path | None = 
     source = merge_adapter(source, files, _read_flat(files.tensors[0]))
     check_tensors(source)
     return source
+
+
+def _open_model(where: Path, files: ModelFiles, architecture: Architecture) -> Source:
+    first = files.tensors[0]
+    content = _read_torch(first) if tell_kind(first) is Kind.TORCH else {}
+    if is_fair_esm(content):
+        return open_fair_esm(first, content, architecture)
+    flat = [_read_flat(path) for path in files.tensors]
+    if len(flat) == 1 and files.other(CONFIG) is None and is_state_dict(flat[0]):
+        return open_state_dict(str(where), files.tensors, flat[0], architecture)
+    found = (pair for tensors in flat for pair in tensors.items())
+    return open_hugging_face(str(where), files, found, architecture)
 
 
 def _read_flat(path: Path) -> dict[str, Read]:
@@ -70,14 +91,7 @@ def _open_safetensors(path: Path) -> Iterator[tuple[str, Read]]:
 
 
 def _open_flat_torch(path: Path) -> Iterator[tuple[str, Read]]:
-    content = _read_torch(path)
-    others = [str(name) for name, x in content.items() if not isinstance(x, Tensor)]
-    if others:
-        hint = "; save its state_dict alone" if "state_dict" in content else ""
-        raise WeightsError(
-            f"{path}: not a file of fair-esm or transformers: holds {', '.join(others[:6])}{hint}"
-        )
-    for name, tensor in content.items():
+    for name, tensor in named_tensors(str(path), _read_torch(path)).items():
         yield name, lambda x=tensor: x
 
 
@@ -87,6 +101,7 @@ FORMATS = {Kind.SAFETENSORS: _open_safetensors, Kind.TORCH: _open_flat_torch}
 
 def _read_torch(path: Path) -> dict:
     """Read a file of torch, mapped if it can be; no code is unpickled."""
+    tell_kind(path)
     with torch.serialization.safe_globals([argparse.Namespace]):
         try:
             if _can_be_mapped(path):
@@ -102,6 +117,10 @@ def _read_torch(path: Path) -> dict:
                 "never runs; save the model's state_dict alone, or as safetensors"
             ) from error
         except Exception as error:  # on foreign bytes torch's reader raises nearly anything
+            if "TorchScript" in str(error):
+                raise WeightsError(
+                    f"{path}: a TorchScript archive, which holds code; save the model's state_dict"
+                ) from error
             reason = str(error).splitlines()[0] if str(error) else type(error).__name__
             raise WeightsError(f"{path}: damaged; fetch it again ({reason})") from error
     if not isinstance(content, dict):

@@ -21,6 +21,7 @@ from spotesm.weights.architectures import (
 Read = Callable[[], Tensor]
 FAMILIES = {"esm1": "an ESM-1b or ESM-1v (its positions are learned)", "esm2": "an ESM-2"}
 NAMED_AT_MOST = 4
+STORED_AS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,41 @@ class Source:
         return self.names.issuperset(REGRESSION)
 
 
+def named_tensors(where: str, content: Mapping[object, object]) -> dict[str, Tensor]:
+    """Return what torch read, if it is tensors by name and nothing else.
+
+    Raises:
+        WeightsError: it is not.
+    """
+    tensors = {
+        name: x.detach()  # parameters, too
+        for name, x in content.items()
+        if isinstance(name, str) and isinstance(x, Tensor)
+    }
+    if others := [str(name) for name in content if name not in tensors]:
+        hint = "; save its state_dict alone" if "state_dict" in content else ""
+        raise WeightsError(
+            f"{where}: not a file of fair-esm or transformers: holds {', '.join(others[:6])}{hint}"
+        )
+    return tensors
+
+
+def check_stored(where: str, name: str, tensor: Tensor) -> None:
+    """Check that what is stored are the numbers themselves.
+
+    Raises:
+        WeightsError: they are quantised, sparse, or were left out.
+    """
+    if tensor.is_meta:
+        raise WeightsError(f"{where}: {name} has a shape, but no numbers; save the whole model")
+    if tensor.dtype not in STORED_AS or tensor.layout != torch.strided:
+        kind = f"{tensor.dtype}, {tensor.layout}".replace("torch.", "")
+        raise WeightsError(
+            f"{where}: {name} is stored as {kind}: quantised, or no weights; save the model in "
+            "float32, bfloat16 or float16"
+        )
+
+
 def gather(where: str, found: Iterable[tuple[str, str, Read]]) -> dict[str, Read]:
     """Collect tensors; what is there twice must be the same.
 
@@ -69,11 +105,12 @@ def gather(where: str, found: Iterable[tuple[str, str, Read]]) -> dict[str, Read
         found: name, name in the file, and what reads it.
 
     Raises:
-        WeightsError: two tensors that should be one differ.
+        WeightsError: two tensors that should be one differ, or hold no plain numbers.
     """
     tensors: dict[str, Read] = {}
     origins: dict[str, str] = {}
     for name, origin, read in found:
+        check_stored(where, origin, read())
         if name in tensors and not torch.equal(tensors[name](), read()):
             raise WeightsError(
                 f"{where}: {origins[name]} and {origin} are two values of one tensor, and differ"
