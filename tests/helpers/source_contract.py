@@ -165,7 +165,7 @@ class SourceTests:
 
         def spoil(tensors: Tensors) -> None:
             names = sorted(n for n in tensors if re.search(r"\d\..*(weight|bias)", n))
-            tensors[names[min(which, len(names) - 1)]].view(-1)[-1] = value
+            tensors[names[min(which, len(names) - 1)]].detach().view(-1)[-1] = value
 
         change_file(self.tensor_file(where), spoil)
         with pytest.raises(WeightsError, match=r"layers\.\d\.\S+ holds a NaN or an infinite"):

@@ -12,6 +12,7 @@ from spotesm.model import known_answer
 from spotesm.model.known_answer import ANSWERS, MODEL, Answer, check_known_answer
 from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.fetch import fetch_weights
+from spotesm.weights.manifest import Weights
 
 COMMIT = "cd" * 20
 HUB_NAME = f"hf:facebook/{MODEL}"
@@ -54,16 +55,18 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Ans
 @pytest.fixture
 def fetch(
     published: tuple[Path, tuple[Answer, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], None]:
+) -> Callable[..., None]:
     constants = pytest.importorskip("huggingface_hub").constants
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(published[0]))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(known_answer, "ANSWERS", published[1])
     manifest = tmp_path / "manifest.json"
-    return lambda source: fetch_weights(MODEL, source, manifest, prove=check_known_answer)
+    return lambda source, **more: fetch_weights(
+        MODEL, source, manifest, prove=check_known_answer, **more
+    )
 
 
-def test_what_gives_the_known_numbers_passes(fetch: Callable[[str], None], tmp_path: Path) -> None:
+def test_what_gives_the_known_numbers_passes(fetch: Callable[..., None], tmp_path: Path) -> None:
     for source in (HUB_NAME, f"{HUB_NAME}@main", f"{HUB_NAME}@{COMMIT}"):
         fetch(source)
         (tmp_path / "manifest.json").unlink()
@@ -71,7 +74,7 @@ def test_what_gives_the_known_numbers_passes(fetch: Callable[[str], None], tmp_p
 
 @pytest.mark.parametrize("place", range(2 * 3 * 3))
 def test_one_other_number_ends_it(
-    fetch: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+    fetch: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
 ) -> None:
     answers = [[list(row) for row in answer.values] for answer in known_answer.ANSWERS]
     answers[place // 9][place // 3 % 3][place % 3] += 2.5e-4
@@ -85,8 +88,21 @@ def test_one_other_number_ends_it(
     assert not (tmp_path / "manifest.json").exists()
 
 
+def test_an_adapter_makes_it_a_model_of_one_s_own(
+    fetch: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peft, transformers = pytest.importorskip("peft"), pytest.importorskip("transformers")
+    fetch(HUB_NAME)
+    base = Weights.read(tmp_path / "manifest.json").path
+    model = transformers.EsmForMaskedLM.from_pretrained(base)
+    lora = peft.LoraConfig(r=2, target_modules=["query"], init_lora_weights=False)
+    peft.get_peft_model(model, lora).save_pretrained(tmp_path / "adapter")
+    fetch(HUB_NAME, adapter=str(tmp_path / "adapter"))
+    assert Weights.read(tmp_path / "manifest.json").adapter
+
+
 def test_pretrained_is_asked_and_what_is_one_s_own_is_not(
-    fetch: Callable[[str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fetch: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path / "home"))
     path = tmp_path / "home/hub/checkpoints" / f"{MODEL}.pt"

@@ -8,9 +8,11 @@ from typing import ClassVar
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from source_contract import SEQUENCE, TINY, TINY_ESM1, SourceTests, Values
 from spotesm.base.failures import WeightsError
 from spotesm.sequences.alphabet import tokenise
+from spotesm.weights.files import regression_path
 from spotesm.weights.sources import open_source
 
 pytestmark = pytest.mark.skipif(
@@ -101,6 +103,22 @@ class TestShards(HuggingFaceTests):
     def test_the_index_is_the_folder(self, where: Path) -> None:
         index = where / "model.safetensors.index.json"
         assert self.fetch(index).sha256 == self.fetch(where).sha256
+
+    @pytest.mark.parametrize(
+        ("weight_map", "said"),
+        [({}, "weight_map is empty"), ({"a": 1}, "no weight_map"), (None, "no weight_map")],
+    )
+    def test_an_index_that_is_none(self, where: Path, weight_map: object, said: str) -> None:
+        index = where / "model.safetensors.index.json"
+        index.write_text(json.dumps({"weight_map": weight_map}))
+        with pytest.raises(WeightsError, match=f"{index}: .*{said}"):
+            open_source(where, TINY)
+
+    def test_a_regression_belongs_to_the_first_shard(self, where: Path) -> None:
+        first = sorted(where.glob("*.safetensors"))[0]
+        torch.save({"model": {}}, regression_path(first))
+        with pytest.raises(WeightsError, match="not a contact regression"):
+            open_source(where, TINY)
 
     def test_a_shard_that_is_not_there_is_named(self, where: Path) -> None:
         self.tensor_file(where).unlink()
@@ -297,6 +315,7 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         ({"alpha_pattern": {"query": 4}}, r"alpha_pattern is .* does not know"),
         ({"init_lora_weights": "pissa"}, r"init_lora_weights is 'pissa'"),
         ({"fan_in_fan_out": True}, r"fan_in_fan_out is True"),
+        ({"r": 0}, r"r is 0, and should be"),
         ({"r": 4}, r"has shapes .*, and should have"),
         ({"base_model_name_or_path": "facebook/esm2_t6_8M_UR50D"}, r"made from esm2_t6_8M_UR50D"),
     ],
@@ -310,6 +329,37 @@ def test_what_an_adapter_says_is_computed_or_refused(
     (tmp_path / "a/adapter_config.json").write_text(json.dumps({**config, **said}))
     with pytest.raises(WeightsError, match=line):
         open_source(where, TINY, tmp_path / "a")
+
+
+@pytest.mark.parametrize("place", ["first", "last"])
+def test_an_adapter_holds_plain_numbers(
+    adapted: tuple[Path, Path], tmp_path: Path, place: str
+) -> None:
+    where, adapter = adapted
+    shutil.copytree(adapter, tmp_path / "a")
+    path = tmp_path / "a/adapter_model.safetensors"
+    state = load_file(path)
+    name = sorted(state)[0 if place == "first" else -1]
+    save_file({**state, name: state[name].to(torch.int8)}, path)
+    with pytest.raises(WeightsError, match=f"{name} is stored as int8"):
+        open_source(where, TINY, tmp_path / "a")
+
+
+def test_an_adapter_beside_its_model_is_used_or_refused(
+    adapted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    """transformers merges it unasked."""
+    where, adapter = adapted
+    both = tmp_path / "both"
+    shutil.copytree(where, both)
+    shutil.copytree(adapter, both, dirs_exist_ok=True)
+    with pytest.raises(WeightsError, match="holds an adapter beside the model"):
+        open_source(both, TINY)
+    name = "layers.1.self_attn.q_proj.weight"
+    wanted = open_source(where, TINY, adapter).get(name)
+    assert torch.equal(open_source(both, TINY, both).get(name), wanted)
+    base = open_source(both / "model.safetensors", TINY).get(name)
+    assert torch.equal(base, open_source(where, TINY).get(name))
 
 
 def test_an_adapter_is_no_model_and_a_model_no_adapter(adapted: tuple[Path, Path]) -> None:

@@ -84,6 +84,11 @@ def test_the_regression_is_downloaded_only_for_contacts(
     assert bool(Weights.read(tmp_path / "manifest.json").regression_sha256) == contacts
 
 
+def test_contacts_of_a_model_that_has_no_regression(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="contacts need a contact regression, which nobody"):
+        fetch_weights("esm1v_t33_650M_UR90S_1", "untrained", tmp_path / "m.json", contacts=True)
+
+
 def test_what_proves_the_weights_may_refuse_them(tiny: Path, tmp_path: Path) -> None:
     def refuse(weights: Weights) -> None:
         assert weights.path == str(tiny)

@@ -5,6 +5,7 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import esm
@@ -19,12 +20,15 @@ from source_contract import (
     Tensors,
     Values,
     change_file,
+    read_tensors,
     values_of,
     whole,
 )
 from spotesm.base.failures import WeightsError
 from spotesm.weights.architectures import ARCHITECTURES, tensor_shapes
+from spotesm.weights.fetch import fetch_weights
 from spotesm.weights.files import regression_path
+from spotesm.weights.manifest import Weights, sha256_of
 from spotesm.weights.sources import open_source
 from spotesm.weights.untrained import untrained_source
 
@@ -83,6 +87,42 @@ class TestFairEsmWithoutRegression(TestFairEsm):
         return values
 
 
+class TestFairEsmStateDict(TestFairEsm):
+    """`model.state_dict()` of fair-esm's own class."""
+
+    def write(self, folder: Path) -> Path:
+        path = super().write(folder)
+        self.values = super().expected(path)
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            self.model, _ = esm.pretrained.load_model_and_alphabet(str(path))
+        path.unlink()
+        regression_path(path).unlink()
+        self.save(folder / "mine")
+        return folder / "mine"
+
+    def save(self, path: Path) -> None:
+        torch.save(self.model.state_dict(), path)
+
+    def expected(self, where: Path) -> Values:
+        return self.values
+
+
+class TestFairEsm1StateDict(TestFairEsmStateDict):
+    architecture = TINY_ESM1
+    name = "esm1b_mine.pt"
+
+
+class TestFairEsmStateDictOnSeveralGpus(TestFairEsmStateDict):
+    def save(self, path: Path) -> None:
+        parameters = {f"module.{n}": x for n, x in self.model.named_parameters()}
+        torch.save(parameters, path)  # with their gradients' flags
+
+
+class TestFairEsmStateDictAsSafetensors(TestFairEsmStateDict):
+    def save(self, path: Path) -> None:
+        save_file({name: x.clone() for name, x in self.model.state_dict().items()}, path)
+
+
 def test_all_architectures_are_fair_esms() -> None:
     for name, shape in ARCHITECTURES.items():
         assert hasattr(esm.pretrained, name)
@@ -116,6 +156,7 @@ def test_prefixes_and_old_names_of_norms_do_not_matter(tmp_path: Path) -> None:
         lambda name: name.removeprefix("esm."),
         lambda name: f"base_model.model.{name}",
         lambda name: f"module.{name}",
+        lambda name: f"model._orig_mod.{name}",
         lambda name: name.replace("Norm.weight", "Norm.gamma").replace("Norm.bias", "Norm.beta"),
     ):
         other = open_source(saved(tmp_path, {rename(name): x for name, x in state.items()}), TINY)
@@ -184,6 +225,15 @@ DIM = TINY.embedding_dim
                 {"esm.rotary_embeddings.inv_freq": torch.tensor([1.0, 0.5, 0.1, 0.1])}
             ),
             r"its rotary frequencies are not those of ESM-2",
+        ),
+        *(
+            (
+                lambda s, kind=kind: s.update(
+                    {f"{LAYER}output.dense.bias": torch.ones(DIM).to(kind)}
+                ),
+                rf"output\.dense\.bias is stored as {kind}, strided".replace("torch.", ""),
+            )
+            for kind in (torch.int8, torch.bool, torch.float8_e4m3fn, torch.complex64)
         ),
         (without("lm_head.dense"), r"lm_head\.dense\.bias, lm_head\.dense\.weight are missing"),
         (without(".query.bias"), r"layers\.0\S+q_proj\.bias, layers\.1\S+q_proj\.bias are missing"),
@@ -256,6 +306,82 @@ def test_the_file_s_own_rotary_frequencies_are_used_as_fair_esm_does(tiny: Path)
     check(SourceTests())
 
 
+def update_model(content: dict, **more: object) -> None:
+    content["model"] |= more
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            lambda c: update_model(c, **{"embed_tokens.weight": torch.ones(33, 16)}),
+            r"sentence_encoder\.embed_tokens\.weight and embed_tokens\.weight are two values",
+        ),
+        (
+            # The one that is right comes last.
+            lambda c: c.update(model={"layers.0.fc1.bias": torch.ones(64), **c["model"]}),
+            r"layers\.0\.fc1\.bias and encoder\.sentence_encoder\.layers\.0\.fc1\.bias are two",
+        ),
+        (lambda c: c["model"].update({3: torch.ones(3)}), "holds 3$"),
+        (lambda c: update_model(c, **{"encoder.lm_head.bias": [0.0] * 33}), r"lm_head\.bias$"),
+        (
+            lambda c: update_model(c, **{"encoder.lm_head.bias": torch.ones(33, device="meta")}),
+            r"lm_head\.bias has a shape, but no numbers",
+        ),
+        (
+            lambda c: update_model(c, **{"encoder.lm_head.bias": torch.ones(33).to_sparse()}),
+            r"lm_head\.bias is stored as float32, sparse_coo",
+        ),
+        (
+            lambda c: c["cfg"].update(model={"encoder_attention_heads": 4}),
+            "has 4 attention heads",
+        ),
+        (lambda c: c["cfg"].update(model=3), "not an ESM file"),
+        (lambda c: c.pop("cfg") and c.update(args={"lr": 1e-4}), "not an ESM file"),
+    ],
+)
+def test_nothing_in_fair_esms_format_is_ignored(
+    tiny: Path, change: Callable[[dict], None], said: str
+) -> None:
+    content, _ = read_tensors(tiny)
+    change(content)
+    torch.save(content, tiny)
+    with pytest.raises(WeightsError, match=said) as caught:
+        open_source(tiny, TINY)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("dropout", [True, False])
+def test_settings_may_be_a_mapping(tiny: Path, dropout: bool) -> None:
+    content, _ = read_tensors(tiny)
+    content["cfg"]["model"] = {"token_dropout": dropout}
+    torch.save(content, tiny)
+    assert open_source(tiny, TINY).token_dropout == dropout
+
+
+def test_a_regression_beside_any_form_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "esm_tiny", TINY)
+    state = whole()
+    wanted = {name.removeprefix("esm."): x for name, x in state.items() if "contact" in name}
+    without("contact")(state)
+    place = regression_path(saved(tmp_path, state))
+    fetch = partial(fetch_weights, "esm_tiny", str(tmp_path / "any.name"), tmp_path / "m.json")
+    with pytest.raises(WeightsError, match=f"put fair-esm's at {place}"):
+        fetch(contacts=True)
+    torch.save({"model": wanted}, place)
+    fetch(contacts=True)
+    weights = Weights.read(tmp_path / "m.json")
+    assert weights.regression_sha256 == sha256_of(place)
+    assert weights.sha256 == sha256_of(tmp_path / "any.name")
+    for name, value in wanted.items():
+        assert torch.equal(weights.open().get(name), value)
+    place.write_bytes(b"<!DOCTYPE html>")
+    with pytest.raises(WeightsError, match=f"{place}: a web page"):
+        open_source(tmp_path / "any.name", TINY)
+
+
 def test_another_number_of_heads_is_refused(tiny: Path) -> None:
     other = type(TINY)(2, 16, 4)
     with pytest.raises(WeightsError, match="has 2 attention heads, but model: name has 4"):
@@ -295,6 +421,10 @@ def test_no_code_is_run(tmp_path: Path, content: Callable, write: object) -> Non
     assert not (tmp_path / "executed").exists()
 
 
+def torchscript(path: Path) -> None:
+    torch.jit.save(torch.jit.script(torch.nn.Linear(2, 2)), str(path))
+
+
 def zip_of_text(path: Path) -> None:
     with zipfile.ZipFile(path, "w") as file:
         file.writestr("readme.txt", "hello")
@@ -313,6 +443,7 @@ def zip_of_text(path: Path) -> None:
         (b'{"error": "Invalid username or password."}', "a JSON file, not weights"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
         (zip_of_text, "damaged"),
+        (torchscript, "a TorchScript archive, which holds code"),
         (lambda path: torch.save(torch.ones(3), path), "holds a Tensor"),
         (lambda path: torch.save({"epoch": 3}, path), "holds epoch"),
         (
