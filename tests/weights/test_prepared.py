@@ -13,6 +13,7 @@ import pytest
 import torch
 from models import CPU, write_fair_esm
 from preparing import prepare_slowly
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from source_contract import TINY
 from spotesm.base.failures import WeightsError
@@ -280,6 +281,56 @@ def test_where_nothing_can_be_kept_it_is_made_in_memory(
     plain = PackedESM2.of_source(weights.open(), CPU, torch.float32)
     assert all(map(torch.equal, forward(model), forward(plain)))
     assert "made in memory" in caplog.text
+
+
+@pytest.mark.parametrize("after", [0, 1, 2])
+def test_a_disk_that_fills_up_is_no_end(
+    weights: Weights,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    after: int,
+) -> None:
+    """Neither of fetching nor of a job; as safetensors says it, at each file."""
+    save, written = prepared.save_file, []
+
+    def fill_up(tensors: dict, path: Path) -> None:
+        if len(written) == after:
+            raise SafetensorError("Error while serializing: I/O error: No space (os error 28)")
+        written.append(path)
+        save(tensors, path)
+
+    monkeypatch.setattr(prepared, "save_file", fill_up)
+    manifest = tmp_path / "again.json"
+    fetch_weights("esm2_tiny", weights.path, manifest, precision="float32", prepared=tmp_path / "p")
+    written.clear()
+    model = start_packed(Weights.read(manifest), CPU, torch.float32, tmp_path / "p")
+    plain = PackedESM2.of_source(weights.open(), CPU, torch.float32)
+    assert all(map(torch.equal, forward(model), forward(plain)))
+    said = f"cannot be kept in {tmp_path / 'p'} (No space left on device)"
+    assert caplog.text.count(said) == 2
+    assert not [path for path in (tmp_path / "p").iterdir() if path.is_dir()]
+
+
+@pytest.mark.parametrize("touched", [False, True])
+def test_what_is_right_is_used_where_nobody_may_write(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, touched: bool
+) -> None:
+    ready = Prepared(weights, torch.float32, tmp_path / "p")
+    ready.make()
+    if touched:
+        os.utime(layers(ready.folder)[1], (1, 1))
+
+    def refuse(*_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(prepared, "FileLock", refuse)
+    monkeypatch.setattr(prepared, "write_json", refuse)
+    os.unlink(weights.path)  # which is not needed
+    assert ready.open(CPU).keys()
+    truncate(layers(ready.folder)[1])
+    with pytest.raises(PermissionError):
+        ready.open(CPU)
 
 
 def test_a_model_without_heads_is_prepared_without(weights: Weights, tmp_path: Path) -> None:

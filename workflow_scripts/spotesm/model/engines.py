@@ -1,6 +1,5 @@
 """The engines: what runs a model, and how it is started from weights."""
 
-import logging
 from pathlib import Path
 
 import torch
@@ -8,9 +7,7 @@ import torch
 from spotesm.model.packed import PackedESM2
 from spotesm.model.reference import ReferenceEngine
 from spotesm.weights.manifest import Weights
-from spotesm.weights.prepared import Prepared
-
-log = logging.getLogger(__name__)
+from spotesm.weights.prepared import Prepared, warn_unkept
 
 Engine = PackedESM2 | ReferenceEngine
 PACKED, REFERENCE = "packed", "reference"
@@ -30,11 +27,6 @@ def start_packed(
     try:
         tensors = Prepared(weights, dtype, folder).open(device)
     except OSError as error:
-        log.warning(
-            "prepared weights cannot be kept in %s (%s): made in memory, by each job anew; "
-            "model: prepared names another folder",
-            folder,
-            error.strerror or error,
-        )
+        warn_unkept(folder, error)
         return PackedESM2.of_source(weights.open(), device, dtype)
     return PackedESM2(tensors, weights.architecture, device, dtype)

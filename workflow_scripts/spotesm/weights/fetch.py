@@ -11,7 +11,7 @@ from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.downloads import download_pretrained, download_snapshot
 from spotesm.weights.hugging_face import check_origin
 from spotesm.weights.manifest import Weights, know, open_named
-from spotesm.weights.prepared import Prepared, default_folder
+from spotesm.weights.prepared import Prepared, default_folder, warn_unkept
 from spotesm.weights.tensors import check_finite
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,11 @@ def fetch_weights(
         check_finite(opened)
     prove(weights)
     if precision != "auto":
-        Prepared(weights, getattr(torch, precision), prepared or default_folder()).make()
+        folder = prepared or default_folder()
+        try:
+            Prepared(weights, getattr(torch, precision), folder).make()
+        except OSError as error:
+            warn_unkept(folder, error)
     weights.write(manifest)
     log.info("%s: %s, sha256 %s", model, path or "untrained", weights.sha256)
     if weights.untrained:

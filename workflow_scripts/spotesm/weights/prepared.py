@@ -12,14 +12,16 @@ import hashlib
 import logging
 import mmap
 import os
+import re
 import shutil
 import tempfile
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 from filelock import FileLock
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -41,6 +43,16 @@ MADV_POPULATE_READ = 22  # Linux 5.14; Python has no name for it
 def default_folder() -> Path:
     """Return where prepared weights lie unless the config says: beside torch's downloads."""
     return hub_folder() / "spotesm"
+
+
+def warn_unkept(folder: Path, error: OSError) -> None:
+    """Say that prepared weights cannot be kept."""
+    log.warning(
+        "prepared weights cannot be kept in %s (%s): made in memory, by each job anew; "
+        "model: prepared names another folder",
+        folder,
+        error.strerror or error,
+    )
 
 
 @dataclass(frozen=True)
@@ -107,10 +119,9 @@ class Prepared:
 
         Raises:
             WeightsError: they have to be made, and the source is not what was fetched.
+            OSError: they have to be made, and cannot be kept.
         """
-        with FileLock(self._lock):
-            if not self.is_right():
-                self._make()
+        self.make()
         groups = [ENDS, *_layer_names(self.weights.architecture.layers)]
         tensors: dict[str, Tensor] = {}
         move = _Mover(device) if device.type == "cuda" else None
@@ -126,10 +137,19 @@ class Prepared:
         return tensors
 
     def make(self) -> None:
-        """Make them, unless they are there and right."""
-        with FileLock(self._lock):
-            if not self.is_right():
-                self._make()
+        """Make them, unless they are there and right.
+
+        Raises:
+            WeightsError: the source is not what was fetched.
+            OSError: they cannot be kept.
+        """
+        try:
+            with FileLock(self._lock):
+                if not self.is_right():
+                    self._make()
+        except OSError:
+            if not self.is_right():  # they may be, where nobody may write
+                raise
 
     def is_right(self, fully: bool = False) -> bool:
         """Whether they are there and as they were made.
@@ -160,7 +180,8 @@ class Prepared:
                 return False
             renewed[name] = found
         if renewed != stamps:  # touched or copied, and found whole
-            self._write_record(self.folder, renewed)
+            with suppress(OSError):  # then they are read whole again next time
+                self._write_record(self.folder, renewed)
         return True
 
     @property
@@ -225,7 +246,12 @@ def _layer_names(layers: int) -> list[str]:
 
 def _save(tensors: dict[str, Tensor], path: Path) -> None:
     part = path.with_suffix(".part")
-    save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+    try:
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, part)
+    except SafetensorError as error:  # so it says that the disk is full
+        if number := re.search(r"os error (\d+)", str(error)):
+            raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
+        raise
     publish(part, path)
 
 
