@@ -56,7 +56,7 @@ def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Ans
 def fetch(
     published: tuple[Path, tuple[Answer, ...]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Callable[..., None]:
-    constants = pytest.importorskip("huggingface_hub").constants
+    constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(published[0]))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(known_answer, "ANSWERS", published[1])

@@ -105,7 +105,7 @@ def test_what_proves_the_weights_may_refuse_them(tiny: Path, tmp_path: Path) -> 
 @pytest.fixture
 def snapshot(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model in the hub's cache, as a download leaves it."""
-    constants = pytest.importorskip("huggingface_hub").constants
+    constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     repository = tmp_path / "hf" / "models--me--tiny"
