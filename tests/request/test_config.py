@@ -5,7 +5,9 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from safetensors.torch import save_file
 from spotesm.base.failures import ConfigError
+from spotesm.request import config
 from spotesm.request.config import (
     Dataset,
     check_config,
@@ -253,6 +255,31 @@ def test_own_files_must_be_there(tmp_path: Path) -> None:
         own_files(check(model={**SMALL, "weights": str(path)}))
     torch.save({}, path)
     assert own_files(check(model={**SMALL, "weights": str(path)}))["weights"] == [str(path)]
+
+
+@pytest.mark.parametrize("named", ["config.json", "adapter_config.json"])
+def test_weights_that_may_not_be_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, named: str
+) -> None:
+    def refuse(path: Path, **_: object) -> None:
+        raise PermissionError(13, "Permission denied", str(path / named))
+
+    key = "adapter" if "adapter" in named else "weights"
+    monkeypatch.setattr(config, f"find_{key.replace('weights', 'model')}", refuse)
+    model = {**SMALL, "weights": "hf:lab/model", key: str(tmp_path)}
+    with pytest.raises(ConfigError, match=f"model: {key}: {tmp_path / named}: Permission denied$"):
+        own_files(check(model=model))
+
+
+def test_an_adapter_beside_a_model_is_named_before_any_job(tmp_path: Path) -> None:
+    for name in ("config.json", "adapter_config.json"):
+        (tmp_path / name).write_text("{}")
+    for name in ("model.safetensors", "adapter_model.safetensors"):
+        save_file({"x": torch.ones(1)}, tmp_path / name)
+    model = {**SMALL, "weights": str(tmp_path)}
+    with pytest.raises(ConfigError, match="holds an adapter beside the model"):
+        own_files(check(model=model))
+    assert len(own_files(check(model={**model, "adapter": str(tmp_path)}))["weights"]) == 4
 
 
 def test_the_demo_config_has_nothing_without_effect() -> None:

@@ -1,5 +1,7 @@
 """Weights are found, checked and written down before any shard waits for them."""
 
+import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -8,7 +10,7 @@ from models import write_fair_esm
 from safetensors.torch import save_file
 from source_contract import TINY, whole
 from spotesm.base.failures import WeightsError
-from spotesm.weights import downloads
+from spotesm.weights import downloads, sources
 from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.fetch import fetch_weights
 from spotesm.weights.files import regression_path
@@ -87,6 +89,34 @@ def test_the_regression_is_downloaded_only_for_contacts(
 def test_contacts_of_a_model_that_has_no_regression(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="contacts need a contact regression, which nobody"):
         fetch_weights("esm1v_t33_650M_UR90S_1", "untrained", tmp_path / "m.json", contacts=True)
+
+
+def test_the_sha256_of_no_file_is_one_all_the_same(tmp_path: Path) -> None:
+    found = set()
+    for model in ("esm2_t6_8M_UR50D", "esm2_t12_35M_UR50D"):
+        fetch_weights(model, "untrained", tmp_path / "manifest.json")
+        found.add(Weights.read(tmp_path / "manifest.json").sha256)
+    assert len(found) == 2
+    assert all(re.fullmatch("[0-9a-f]{64}", sha256) for sha256 in found)
+
+
+def test_weights_that_are_not_those_of_the_manifest(tiny: Path, tmp_path: Path) -> None:
+    """Such as when another version of spotESM opens them in another way."""
+    for source in (str(tiny), "untrained"):
+        fetch_weights(MODEL, source, tmp_path / "manifest.json")
+        weights = Weights.read(tmp_path / "manifest.json")
+        weights.open()
+        with pytest.raises(WeightsError, match=f"{source}: not the weights that fetch_weights"):
+            dataclasses.replace(weights, sha256="0" * 64).open()
+
+
+def test_what_may_not_be_read(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied", str(tiny))
+
+    monkeypatch.setattr(sources, "find_model", refuse)
+    with pytest.raises(WeightsError, match=f"^{tiny}: Permission denied$"):
+        fetch_weights(MODEL, str(tiny), tmp_path / "manifest.json")
 
 
 def test_what_proves_the_weights_may_refuse_them(tiny: Path, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """Prepared weights: the same bits as without, made once, and never used when they are not right."""
 
 import argparse
+import json
 import multiprocessing
 import os
 import shutil
@@ -117,6 +118,36 @@ def test_precisions_and_weights_have_folders_of_their_own(weights: Weights, tmp_
     assert {path for path in (tmp_path / "p").iterdir() if path.is_dir()} == folders
     other = Weights(**{**vars(weights), "sha256": "0" * 64})
     assert Prepared(other, torch.float32, tmp_path / "p").folder not in folders
+    other = Weights(**{**vars(weights), "regression_sha256": "0" * 64})
+    assert Prepared(other, torch.float32, tmp_path / "p").folder not in folders
+
+
+@pytest.mark.parametrize("changed", ["model", "sha256", "regression_sha256"])
+def test_what_was_made_from_other_weights_is_never_taken(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, changed: str
+) -> None:
+    monkeypatch.setitem(ARCHITECTURES, "esm2_other", TINY)
+    values = {"model": "esm2_other"}
+    other = Weights(**{**vars(weights), changed: values.get(changed, "0" * 64)})
+    ready, wanted = (Prepared(w, torch.float32, tmp_path / "p") for w in (weights, other))
+    ready.make()
+    ready.folder.rename(wanted.folder)
+    assert not wanted.is_right()
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_others_may_read_what_the_umask_lets_them(
+    weights: Weights, tmp_path: Path, umask: int
+) -> None:
+    before = os.umask(umask)
+    try:
+        ready = Prepared(weights, torch.float32, tmp_path / "p")
+        ready.make()
+    finally:
+        os.umask(before)
+    assert ready.folder.stat().st_mode & 0o777 == 0o777 & ~umask
+    for path in ready.folder.iterdir():
+        assert path.stat().st_mode & 0o777 == 0o666 & ~umask, path.name
 
 
 def layers(folder: Path) -> list[Path]:
@@ -148,6 +179,13 @@ def change_a_header_with_its_old_date(path: Path) -> None:
     os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
+def leave_it_out_of_the_record(path: Path) -> None:
+    record = path.with_name("prepared.json")
+    content = json.loads(record.read_text())
+    del content["files"][path.name]
+    record.write_text(json.dumps(content))
+
+
 DAMAGES = (
     truncate,
     zero_the_middle,
@@ -159,6 +197,7 @@ DAMAGES = (
     lambda path: path.with_name("prepared.json").write_text("{"),
     lambda path: path.with_name("prepared.json").write_text("[]"),
     lambda path: path.with_name("prepared.json").write_text('{"files": {"x": {}}}'),
+    leave_it_out_of_the_record,
 )
 
 

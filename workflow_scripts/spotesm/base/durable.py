@@ -28,6 +28,13 @@ def make_directory(directory: Path) -> None:
         sync_directory(directory.parent)
 
 
+def read_umask() -> int:
+    """Return the bits of a mode that new files shall not have."""
+    umask = os.umask(0)
+    os.umask(umask)
+    return umask
+
+
 def publish(temporary: Path, path: Path) -> None:
     """Flush `temporary` to disk and give it its final name; both lie in one directory."""
     descriptor = os.open(temporary, os.O_RDONLY)
@@ -53,9 +60,7 @@ def replacing(path: Path) -> Iterator[Path]:
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
     # mkstemp makes private files; results should follow the user's umask like any other file.
-    umask = os.umask(0)
-    os.umask(umask)
-    os.fchmod(descriptor, 0o666 & ~umask)
+    os.fchmod(descriptor, 0o666 & ~read_umask())
     os.close(descriptor)
     try:
         with writing(path, temporary):

@@ -339,5 +339,9 @@ def own_files(config: Mapping) -> dict[str, list[str]]:
                 tell_kind(path)
         except WeightsError as error:
             raise ConfigError(f"config: model: {key}: {error}") from error
+        except PermissionError as error:
+            raise ConfigError(
+                f"config: model: {key}: {error.filename or named}: {error.strerror}"
+            ) from error
         weights += files.all
     return {"weights": list(map(str, weights)), "labels": [labels] if labels else []}

@@ -115,11 +115,18 @@ class Weights:
 
 
 def open_named(model: str, path: str, adapter: str) -> Source:
-    """Open the tensors of a model; no path stands for untrained ones."""
+    """Open the tensors of a model; no path stands for untrained ones.
+
+    Raises:
+        WeightsError: as `open_source`, or it may not be read.
+    """
     architecture = ARCHITECTURES[model]
     if not path:
         return untrained_source(architecture)
-    return open_source(Path(path), architecture, Path(adapter) if adapter else None)
+    try:
+        return open_source(Path(path), architecture, Path(adapter) if adapter else None)
+    except PermissionError as error:
+        raise WeightsError(f"{error.filename or path}: {error.strerror}") from error
 
 
 def know(model: str, named: str, path: str, adapter: str, source: Source) -> Weights:

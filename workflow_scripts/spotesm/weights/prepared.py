@@ -25,7 +25,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spotesm.base.durable import publish, read_json, sync_directory, write_json
+from spotesm.base.durable import publish, read_json, read_umask, sync_directory, write_json
 from spotesm.weights.downloads import hub_folder
 from spotesm.weights.layout import ENDS, LAYOUT, arrange
 from spotesm.weights.manifest import Weights, sha256_of
@@ -208,9 +208,7 @@ class Prepared:
         source = self.weights.open()
         temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=self.root))
         try:
-            umask = os.umask(0)
-            os.umask(umask)
-            temporary.chmod(0o777 & ~umask)
+            temporary.chmod(0o777 & ~read_umask())
             stamps = {}
             for group, tensors in arrange(source, self.dtype):
                 path = temporary / f"{group}.safetensors"
@@ -252,6 +250,7 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
         if number := re.search(r"os error (\d+)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         raise
+    part.chmod(0o666 & ~read_umask())  # safetensors makes private files
     publish(part, path)
 
 
