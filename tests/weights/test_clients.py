@@ -12,6 +12,7 @@ from safetensors.torch import load_file, save_file
 from source_contract import SEQUENCE, TINY, TINY_ESM1, SourceTests, Values
 from spotesm.base.failures import WeightsError
 from spotesm.sequences.alphabet import tokenise
+from spotesm.weights import hugging_face
 from spotesm.weights.files import regression_path
 from spotesm.weights.sources import open_source
 
@@ -229,6 +230,76 @@ def test_what_config_json_says_is_computed_or_refused(
         open_source(tmp_path / "m", TINY)
     assert str(tmp_path / "m") in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+OTHER_VALUES = {  # of each setting that decides about numbers
+    "model_type": ["esm2", None],
+    "vocab_size": [32, None],
+    "pad_token_id": [0, 2, None],
+    "mask_token_id": [31, None],
+    "position_embedding_type": ["absolute", "rope", None],
+    "layer_norm_eps": [1e-6, 1e-4, 0, None],
+    "hidden_act": ["gelu_new", None],
+    "rope_theta": [9_999, 10_001.0, None],
+    "max_position_embeddings": [514, 1024, None],
+    "token_dropout": [None, "no"],
+    "tie_word_embeddings": [None, "no"],
+    "emb_layer_norm_before": [True, "no"],
+    "is_folding_model": [True],
+    "is_decoder": [True],
+    "add_cross_attention": [True],
+    "rope_scaling": [{"type": "linear", "factor": 2.0}],
+}
+
+
+def test_all_settings_that_decide_are_tried() -> None:
+    assert OTHER_VALUES.keys() == hugging_face._MUSTS.keys()
+
+
+@pytest.mark.parametrize(("name", "value"), [(n, v) for n, vs in OTHER_VALUES.items() for v in vs])
+def test_another_value_of_any_setting_is_refused(
+    folder: Path, tmp_path: Path, name: str, value: object
+) -> None:
+    shutil.copytree(folder, tmp_path / "m")
+    path = tmp_path / "m/config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), name: value}))
+    with pytest.raises(WeightsError, match=str(path)):
+        open_source(tmp_path / "m", TINY)
+
+
+@pytest.mark.parametrize("name", sorted(OTHER_VALUES.keys() - {"model_type", "hidden_act"}))
+def test_what_config_json_leaves_out_is_as_transformers_has_it(
+    folder: Path, tmp_path: Path, name: str
+) -> None:
+    import transformers
+
+    shutil.copytree(folder, tmp_path / "m")
+    path = tmp_path / "m/config.json"
+    config = json.loads(path.read_text())
+    config.pop(name, None)
+    default = transformers.EsmConfig().to_dict().get(name)
+
+    def opened(config: dict) -> object:
+        path.write_text(json.dumps(config))
+        try:
+            return open_source(tmp_path / "m", TINY).token_dropout
+        except WeightsError as error:
+            return str(error).replace(", as it is where nothing is said", "")
+
+    assert opened(config) == opened({**config, name: default})
+
+
+@pytest.mark.parametrize("has", [True, False])
+def test_a_norm_in_front_is_there_if_config_json_says_so(tmp_path: Path, has: bool) -> None:
+    case = HuggingFaceTests()
+    case.config = {"position_embedding_type": "absolute", "emb_layer_norm_before": has}
+    folder = case.write(tmp_path / "m")
+    open_source(folder, TINY_ESM1)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "emb_layer_norm_before": not has}))
+    said = f"emb_layer_norm_before is {str(not has).lower()} in config.json, but"
+    with pytest.raises(WeightsError, match=said):
+        open_source(folder, TINY_ESM1)
 
 
 def test_another_order_of_tokens_is_refused(folder: Path, tmp_path: Path) -> None:

@@ -235,6 +235,12 @@ DIM = TINY.embedding_dim
             )
             for kind in (torch.int8, torch.bool, torch.float8_e4m3fn, torch.complex64)
         ),
+        (
+            lambda s: s.update(
+                {"esm.rotary_embeddings.inv_freq": 1.03 * 1e4 ** (-torch.arange(4) / 4)}
+            ),
+            r"its rotary frequencies are not those of ESM-2",
+        ),
         (without("lm_head.dense"), r"lm_head\.dense\.bias, lm_head\.dense\.weight are missing"),
         (without(".query.bias"), r"layers\.0\S+q_proj\.bias, layers\.1\S+q_proj\.bias are missing"),
         (
