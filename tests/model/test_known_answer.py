@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from models import write_fair_esm
+from source_contract import TINY
 from spotesm.base.failures import WeightsError
 from spotesm.model import known_answer
 from spotesm.model.known_answer import ANSWERS, MODEL, Answer, check_known_answer
@@ -72,12 +73,18 @@ def test_what_gives_the_known_numbers_passes(fetch: Callable[..., None], tmp_pat
         (tmp_path / "manifest.json").unlink()
 
 
-@pytest.mark.parametrize("place", range(2 * 3 * 3))
+@pytest.mark.parametrize(
+    ("place", "off"), [*((place, 1.5e-4) for place in range(2 * 3 * 3)), (0, float("nan"))]
+)
 def test_one_other_number_ends_it(
-    fetch: Callable[..., None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: int
+    fetch: Callable[..., None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    place: int,
+    off: float,
 ) -> None:
     answers = [[list(row) for row in answer.values] for answer in known_answer.ANSWERS]
-    answers[place // 9][place // 3 % 3][place % 3] += 2.5e-4
+    answers[place // 9][place // 3 % 3][place % 3] += off
     changed = [
         dataclasses.replace(answer, values=tuple(map(tuple, values)))
         for answer, values in zip(known_answer.ANSWERS, answers, strict=True)
@@ -111,3 +118,6 @@ def test_pretrained_is_asked_and_what_is_one_s_own_is_not(
         fetch("pretrained")
     fetch(str(path))
     fetch("untrained")
+    monkeypatch.setitem(ARCHITECTURES, "esm2_tiny", TINY)
+    write_fair_esm(TINY, path.with_name("esm2_tiny.pt"))
+    fetch_weights("esm2_tiny", "pretrained", tmp_path / "manifest.json", prove=check_known_answer)

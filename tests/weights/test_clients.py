@@ -77,7 +77,12 @@ class HuggingFaceTests(SourceTests):
 
 
 class TestForMaskedLM(HuggingFaceTests):
-    pass
+    def test_config_json_is_watched(self, where: Path) -> None:
+        weights = self.fetch(where)
+        path = where / "config.json"
+        path.write_text(path.read_text() + "\n")
+        with pytest.raises(WeightsError, match=f"{path}: it is gone, or has changed"):
+            weights.open()
 
 
 class TestWithoutTokenDropout(HuggingFaceTests):

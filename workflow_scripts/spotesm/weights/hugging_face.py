@@ -201,7 +201,8 @@ def open_hugging_face(
     """
     said = read_config(files, architecture)
     tensors = gather(where, _rename(where, found))
-    tie_decoder(where, tensors, said.tied)
+    hint = f"; if the decoder was trained by itself, say tie_word_embeddings: false in {CONFIG}"
+    tie_decoder(where, tensors, said.tied, hint)
     if FREQUENCIES in tensors:
         _check_frequencies(where, tensors[FREQUENCIES]())
     has_norm = "emb_layer_norm_before.weight" in tensors

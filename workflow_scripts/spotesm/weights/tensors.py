@@ -120,8 +120,11 @@ def gather(where: str, found: Iterable[tuple[str, str, Read]]) -> dict[str, Read
     return tensors
 
 
-def tie_decoder(where: str, tensors: dict[str, Read], tied: bool = True) -> None:
+def tie_decoder(where: str, tensors: dict[str, Read], tied: bool = True, hint: str = "") -> None:
     """Give the head its decoder, which is the token embedding unless the model says otherwise.
+
+    Args:
+        hint: what to do if it should be, and differs.
 
     Raises:
         WeightsError: it should be, and differs.
@@ -135,8 +138,7 @@ def tie_decoder(where: str, tensors: dict[str, Read], tied: bool = True) -> None
     elif tied and not torch.equal(tensors[decoder](), embedding()):
         raise WeightsError(
             f"{where}: its decoder ({decoder}) and its token embedding should be one tensor, and "
-            "differ; if the decoder was trained by itself, say tie_word_embeddings: false in a "
-            "config.json beside the file"
+            f"differ{hint}"
         )
 
 
