@@ -3,13 +3,14 @@
 import importlib.util
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from source_contract import SEQUENCE, TINY, TINY_ESM1, SourceTests, Values
+from source_contract import SEQUENCE, TINY, TINY_ESM1, SourceTests, Tensors, Values
 from spotesm.base.failures import WeightsError
 from spotesm.sequences.alphabet import tokenise
 from spotesm.weights import hugging_face
@@ -20,6 +21,7 @@ pytestmark = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("transformers", "peft"))),
     reason="needs transformers and peft",
 )
+Change = Callable[[Tensors], object]
 TOKENS = torch.from_numpy(tokenise(SEQUENCE)).long()[None]
 
 
@@ -419,6 +421,70 @@ def test_an_adapter_holds_plain_numbers(
     save_file({**state, name: state[name].to(torch.int8)}, path)
     with pytest.raises(WeightsError, match=f"{name} is stored as int8"):
         open_source(where, TINY, tmp_path / "a")
+
+
+def drop(part: str) -> Change:
+    return lambda state: [state.pop(name) for name in sorted(state) if part in name]
+
+
+def retarget(ours: str) -> Change:
+    """Let the adapter of one layer be of what all share."""
+
+    def change(state: Tensors) -> None:
+        for name in sorted(n for n in state if "layer.0.attention.self.query" in n):
+            other = name.replace("esm.encoder.layer.0.attention.self.query", ours)
+            state[other] = state.pop(name)
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (
+            drop("layer.0.attention.self.query.lora_A"),
+            "half of the adapter of layers.0",
+        ),
+        (
+            drop("layer.1.attention.self.value.lora_B"),
+            "half of the adapter of layers.1",
+        ),
+        (drop("lora_"), "holds no LoRA that changes an embedding"),
+        (retarget("esm.embeddings.word_embeddings"), "belongs to nothing in .* that it fits"),
+        (retarget("lm_head.decoder"), "belongs to nothing in .* that it fits"),
+        (retarget("esm.encoder.layer.9.attention.self.query"), "belongs to nothing in"),
+    ],
+)
+def test_an_adapter_must_fit(
+    adapted: tuple[Path, Path], tmp_path: Path, change: Change, said: str
+) -> None:
+    where, adapter = adapted
+    shutil.copytree(adapter, tmp_path / "a")
+    path = tmp_path / "a/adapter_model.safetensors"
+    state = load_file(path)
+    change(state)
+    save_file(state, path)
+    with pytest.raises(WeightsError, match=said):
+        open_source(where, TINY, tmp_path / "a")
+
+
+def test_a_base_of_half_precision_is_merged_in_float32(
+    adapted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    where, adapter = adapted
+    shutil.copytree(where, tmp_path / "half")
+    path = tmp_path / "half/model.safetensors"
+    save_file({name: x.bfloat16() for name, x in load_file(path).items()}, path)
+    name = "layers.1.self_attn.v_proj.weight"
+    merged = open_source(tmp_path / "half", TINY, adapter).get(name)
+    base = open_source(tmp_path / "half", TINY).get(name)
+    state = load_file(adapter / "adapter_model.safetensors")
+    down, up = (
+        next(x for n, x in state.items() if f"layer.1.attention.self.value.lora_{part}" in n)
+        for part in "AB"
+    )
+    assert (base.dtype, merged.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(merged, base.float() + 16 / 8 * (up @ down))
 
 
 def test_an_adapter_beside_its_model_is_used_or_refused(
