@@ -94,7 +94,7 @@ def content(paths):
 
 def reused_datasets(wildcards):
     """Return the results of other datasets of this run that a dataset takes from: they come first."""
-    own = {f"results/{dataset}/embeddings.h5" for dataset in DATASETS}
+    own = {str(DatasetPaths.of(dataset).embeddings) for dataset in DATASETS}
     return [ancient(path) for path in REUSED[wildcards.dataset] if path in own]
 
 

@@ -23,7 +23,6 @@ rule embed_shard:
         checkpointing=untracked(config["checkpoint"]["enabled"]),
         keep_parts=untracked(config["checkpoint"]["keep_parts"]),
         prepared=untracked(config["model"]["prepared"]),
-        past=untracked(lambda wildcards: f"results/{wildcards.dataset}/embeddings.h5"),
         reuse=untracked(lambda wildcards: REUSED[wildcards.dataset]),
         restart=untracked(RUN if config["checkpoint"]["force_restart"] else ""),
     message:

@@ -11,7 +11,8 @@ from spotesm.step import step
 
 with step(snakemake.log[0]):
     checkpoints = Path(snakemake.params.checkpoints)
-    DatasetPaths.of(snakemake.wildcards.dataset).note_checkpoints(checkpoints.parent)
+    dataset = DatasetPaths.of(snakemake.wildcards.dataset)
+    dataset.note_checkpoints(checkpoints.parent)
     embed_shard(
         ShardJob(
             fasta=Path(snakemake.input.fasta),
@@ -26,7 +27,7 @@ with step(snakemake.log[0]):
             keep_parts=snakemake.params.keep_parts,
             restart=snakemake.params.restart,
             prepared=Path(snakemake.params.prepared) if snakemake.params.prepared else None,
-            past=Path(snakemake.params.past),
+            past=dataset.embeddings,
             reuse=[Path(path) for path in snakemake.params.reuse],
         )
     )

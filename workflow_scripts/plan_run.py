@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from spotesm.base.paths import DatasetPaths
 from spotesm.embed.reuse import Past
 from spotesm.request.request import Request
 from spotesm.runs.estimate import plan_run
@@ -17,9 +18,9 @@ with step(snakemake.log[0]):
         request=Request.of_param(snakemake.params.request),
         pasts={
             name: Past(
-                merged=Path(f"results/{name}/embeddings.h5"),
+                merged=DatasetPaths.of(name).embeddings,
                 checkpoints=Path(checkpoints),
-                shards=Path(f"results/{name}/shards"),
+                shards=DatasetPaths.of(name).folder / "shards",
                 named=[Path(path) for path in snakemake.params.reuse[name]],
             )
             for name, checkpoints in snakemake.params.checkpoints.items()

@@ -78,7 +78,8 @@ class Checkpoints:
         self.token_budget = 0
         self.journal = Journal(directory / "journal.jsonl")
         self._bind()
-        self._next_number = 1 + max((_part_number(path) for path in self._part_paths()), default=0)
+        parts = part_paths(self.directory)
+        self._next_number = 1 + max(map(_part_number, parts), default=0)
 
     # -- what earlier attempts left ------------------------------------------------------
 
@@ -105,21 +106,15 @@ class Checkpoints:
         folder = self.directory / SET_ASIDE / _digest_json(before)
         make_directory(folder)
         write_json(folder / BOUND, before)
-        for path in [*self._part_paths(), *self._finished_paths()]:
+        for path in [*part_paths(self.directory), *finished_paths(self.directory)]:
             os.replace(path, folder / path.name)
         sync_directory(folder)
 
     def start_anew(self) -> None:
         """Set every part aside, and forget the plan."""
-        for path in [*self._part_paths(), *self._finished_paths()]:
+        for path in [*part_paths(self.directory), *finished_paths(self.directory)]:
             self._set_aside(path, "belongs to an earlier start")
         self._plan.unlink(missing_ok=True)
-
-    def _part_paths(self) -> list[Path]:
-        return part_paths(self.directory)
-
-    def _finished_paths(self) -> list[Path]:
-        return finished_paths(self.directory)
 
     def _set_aside(self, path: Path, reason: str) -> None:
         destination = self.directory / SET_ASIDE
@@ -129,14 +124,14 @@ class Checkpoints:
 
     def read_parts(self) -> Iterator[Results]:
         """Yield what is on disk, piece by piece; damaged or foreign files are set aside."""
-        for path in self._finished_paths():
+        for path in finished_paths(self.directory):
             try:
                 check_digest(path)
             except DamagedPart as damage:
                 self._set_aside(path, str(damage))
             else:
                 yield from read_shard_results(path)
-        for path in self._part_paths():
+        for path in part_paths(self.directory):
             try:
                 yield from read_part(path, self.fingerprint)
             except DamagedPart as damage:
@@ -216,7 +211,7 @@ class Checkpoints:
         A Snakemake that was killed knows nothing of a shard that was finished later: its next
         run deletes the file and starts the job anew, which then finds all results here.
         """
-        for path in self._finished_paths():
+        for path in finished_paths(self.directory):
             path.unlink()
         try:
             os.link(output, self.directory / f"finished.{_digest_file(output)}.h5")
@@ -226,7 +221,7 @@ class Checkpoints:
 
     def remove_parts(self) -> None:
         """Remove the parts and the plan, once the shard's own file holds the results."""
-        for path in self._part_paths():
+        for path in part_paths(self.directory):
             path.unlink()
         shutil.rmtree(self.directory / SET_ASIDE, ignore_errors=True)
         self._plan.unlink(missing_ok=True)

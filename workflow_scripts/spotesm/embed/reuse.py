@@ -167,10 +167,12 @@ def _read_file(source: Source, task: Task, writer: ShardWriter) -> Iterator[Resu
         if not units:
             return
         wanted = np.flatnonzero(writer.lack(units))
-        digests, lengths = task.shard.digests[wanted], task.shard.lengths[wanted]
-        if source.kind == FINISHED and len(earlier.find(digests)[0]):
+        found, rows = earlier.find(task.shard.digests[wanted])
+        wanted = wanted[found]
+        if source.kind == FINISHED and len(wanted):
             check_digest(source.path)
-        yield from earlier.read(digests, lengths, task.outputs, task.outputs.keys_of(units))
+        digests, lengths = task.shard.digests[wanted], task.shard.lengths[wanted]
+        yield from earlier.read(digests, lengths, rows, task.outputs, task.outputs.keys_of(units))
 
 
 def _read_part(source: Source, task: Task, writer: ShardWriter) -> Iterator[Results]:

@@ -18,7 +18,7 @@ import numpy as np
 
 from spotesm.base.failures import IncompleteError
 from spotesm.hdf5.pieces import Piece
-from spotesm.sequences.digests import KEY_BYTES, hash_bytes, hash_text, keys_of_bytes
+from spotesm.sequences.digests import hash_bytes, hash_text, keys_of_bytes, keys_of_hashes
 
 ENTRIES_AT_ONCE = 1 << 20
 LEAST_AROUND = 1 << 11
@@ -57,9 +57,8 @@ class IndexWriter:
         entries["row"] = np.arange(self._n_rows, self._n_rows + len(ids))
         entries["key"] = keys_of_bytes(digests)
         self._sorters["digest"].add(entries)
-        hashes = np.frombuffer(b"".join(map(hash_bytes, ids)), np.uint8).reshape(-1, KEY_BYTES)
         entries = entries.copy()
-        entries["key"] = keys_of_bytes(hashes)
+        entries["key"] = keys_of_hashes(map(hash_bytes, ids))
         self._sorters["id"].add(entries)
         self._n_rows += len(ids)
 
@@ -174,9 +173,7 @@ class Index:
 
     def rows_of_ids(self, identifiers: Sequence[str]) -> np.ndarray:
         """Return the row, (k,) int64, that may have each id; -1 where none has, or several may."""
-        hashes = b"".join(map(hash_text, identifiers))
-        keys = keys_of_bytes(np.frombuffer(hashes, np.uint8).reshape(-1, KEY_BYTES))
-        return self._find("id", keys, unique=True)
+        return self._find("id", keys_of_hashes(map(hash_text, identifiers)), unique=True)
 
     def rows_of_digests(self, digests: np.ndarray) -> np.ndarray:
         """Return a row, (k,) int64, that may have each digest (k, 16) uint8; -1 where none has."""
@@ -259,8 +256,7 @@ def check_index(file: h5py.File) -> None:
     for start in range(0, n, ENTRIES_AT_ONCE):
         own = digests[start : start + ENTRIES_AT_ONCE]
         rows = np.arange(start, start + len(own))
-        hashes = b"".join(map(hash_text, ids[start : start + ENTRIES_AT_ONCE]))
-        of_ids = keys_of_bytes(np.frombuffer(hashes, np.uint8).reshape(-1, KEY_BYTES))
+        of_ids = keys_of_hashes(map(hash_text, ids[start : start + ENTRIES_AT_ONCE]))
         sums["id"] += _sum_of_hashes(of_ids, rows)
         first = index.rows_of_digests(own) == rows
         seen += int(first.sum())

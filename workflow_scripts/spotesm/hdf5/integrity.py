@@ -83,8 +83,8 @@ def check_shapes(embeddings: Embeddings, request: Request) -> None:
         raise IncompleteError(f"{path}: {FIRST} is not {outputs.row_keys[0]}")
     for key in there:
         output = output_of(key)
-        width = output.width or request.architecture.embedding_dim
-        shape = (len(file[key]) if output.ragged else n, *((width,) if width > 1 else ()))
+        rows = len(file[key]) if output.ragged else n
+        shape = output.shape(rows, request.architecture.embedding_dim)
         if (file[key].shape, file[key].dtype) != (shape, outputs.dtype):
             raise IncompleteError(
                 f"{path}: {key} is {file[key].shape} {file[key].dtype}, not {shape} {outputs.dtype}"

@@ -65,29 +65,34 @@ class EarlierFile:
         return which.astype(np.int64), np.concatenate(rows or [[]]).astype(np.int64)[first]
 
     def read(
-        self, digests: np.ndarray, lengths: np.ndarray, outputs: Outputs, keys: Sequence[str]
+        self,
+        digests: np.ndarray,
+        lengths: np.ndarray,
+        rows: np.ndarray,
+        outputs: Outputs,
+        keys: Sequence[str],
     ) -> Iterator[Results]:
         """Yield what it holds of some sequences under some keys, in blocks of some 64 MiB.
 
         Args:
-            digests: (k,) DIGEST, ascending, of the sequences.
+            digests: (k,) DIGEST of the sequences.
             lengths: (k,) residues of each.
+            rows: (k,) a row of each, as `find` has it.
             outputs: the type that values become is theirs.
 
         Raises:
             UnfitFile: it contradicts itself.
         """
         self._check_shapes(keys)
-        which, rows = self.find(digests)
         order = np.argsort(rows)
-        which, rows = which[order], rows[order]
+        digests, lengths, rows = digests[order], lengths[order], rows[order]
         spans = {key: self._read_spans(key, rows) for key in keys if output_of(key).ragged}
         for block in self._in_blocks(keys, len(rows), spans):
             here = rows[block]
-            if (read_rows(self.file["lengths"], here) != lengths[which[block]]).any():
+            if (read_rows(self.file["lengths"], here) != lengths[block]).any():
                 raise UnfitFile("has lengths that are not those of its sequences")
             yield Results(
-                digests[which[block]],
+                digests[block],
                 self._read_reasons(here),
                 read_rows(self.file["windows"], here),
                 {
@@ -106,8 +111,7 @@ class EarlierFile:
         n, dim, file = len(self.file["digests"]), self.file.attrs["embedding_dim"], self.file
         for key in keys:
             output = output_of(key)
-            width = output.width or dim
-            shape = (len(file[key]) if output.ragged else n, *((width,) if width > 1 else ()))
+            shape = output.shape(len(file[key]) if output.ragged else n, dim)
             if (file[key].shape, file[key].dtype) != (shape, self.settings["store_dtype"]):
                 raise UnfitFile(f"has {key} in another shape than it says")
         if {len(file[name]) for name in ("lengths", "windows")} != {n}:

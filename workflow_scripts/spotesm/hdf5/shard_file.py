@@ -189,9 +189,8 @@ class ShardWriter:
         reasons, details = self._reason_texts()
         for name, texts in (("reasons", reasons), ("details", details)):
             file.create_dataset(name, data=texts[shard.sequence_of_record], dtype=TEXT)
-        width = max((len(text.encode()) for text in shard.read_ids()), default=0)
-        short = 0 < width <= MOST_BYTES_OF_SHORT_ID
-        type_of_id = h5py.string_dtype("utf-8", width) if short else TEXT
+        short = 0 < shard.widest_id <= MOST_BYTES_OF_SHORT_ID
+        type_of_id = h5py.string_dtype("utf-8", shard.widest_id) if short else TEXT
         ids = file.create_dataset("sequence_ids", len(shard.ordinals), type_of_id)
         start = 0
         for block in _in_blocks(shard.read_ids()):

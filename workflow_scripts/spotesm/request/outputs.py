@@ -78,6 +78,11 @@ class Output:
         """Whether the number of rows depends on the sequence; others have one row a record."""
         return self.rows is not one
 
+    def shape(self, rows: int, dim: int) -> tuple[int, ...]:
+        """Return the shape of so many rows in a file, of a model of `dim` dimensions."""
+        width = self.width or dim
+        return (rows, width) if width > 1 else (rows,)
+
     def keys(self, layers: Sequence[int]) -> list[str]:
         """Return its keys, given the layers asked for."""
         return [f"{self.name}/{layer}" for layer in layers] if self.per_layer else [self.key()]

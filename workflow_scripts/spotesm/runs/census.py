@@ -31,6 +31,11 @@ class Census:
     digests: np.ndarray
     one_in: int = 1
 
+    @property
+    def different(self) -> int:
+        """How many different sequences there are, or about."""
+        return len(self.lengths) * self.one_in
+
     def without(self, which: np.ndarray) -> "Census":
         """Return the census with some of the sequences kept, (u,) bool, rejected."""
         return replace(

@@ -125,7 +125,7 @@ def plan_run(
             dataset,
             f"{census.records:,}",
             f"{census.rejected:,}",
-            f"{census.estimate(np.ones_like(census.lengths)):,}",
+            f"{census.different:,}",
             f"{census.estimate(reused):,}",
             f"{census.estimate(census.lengths * census.records_of):,}",
             f"{census.lengths.max(initial=0):,}",

@@ -42,6 +42,11 @@ def keys_of_bytes(digests: np.ndarray) -> np.ndarray:
     return digests[:, :KEY_BYTES].copy().view(">u8").reshape(-1).astype(np.uint64)
 
 
+def keys_of_hashes(hashes: Iterable[bytes]) -> np.ndarray:
+    """Return the same of hashes of `KEY_BYTES`, (k,) uint64."""
+    return keys_of_bytes(np.frombuffer(b"".join(hashes), np.uint8).reshape(-1, KEY_BYTES))
+
+
 def from_hex(digests: Iterable[str]) -> np.ndarray:
     """Return (k,) DIGEST from what `as_hex` gave."""
     return from_bytes(b"".join(map(bytes.fromhex, digests)))

@@ -218,6 +218,7 @@ class Shard:
         digests: (u,) DIGEST, ascending; blake2b-128 of each sequence.
         lengths: (u,) int32, residues.
         offsets: (u,) int64, where each sequence starts in the file, in bytes.
+        widest_id: most bytes of an id.
     """
 
     path: Path
@@ -226,16 +227,20 @@ class Shard:
     digests: np.ndarray
     lengths: np.ndarray
     offsets: np.ndarray
+    widest_id: int
 
     @classmethod
     def index(cls, path: Path) -> "Shard":
         """Read a shard FASTA that `split_fasta` wrote, once, keeping 36 bytes a record."""
         ordinals, offsets, lengths, digests = array("q"), array("q"), array("i"), bytearray()
+        widest_id = 0
         with open(path, "rb") as file:
             for header in file:
                 sequence_start = file.tell()
                 sequence = file.readline().rstrip(b"\n")
-                ordinals.append(int(header[1:].split(b" ", 1)[0]))
+                ordinal, identifier = header[1:].rstrip(b"\n").split(b" ", 1)
+                ordinals.append(int(ordinal))
+                widest_id = max(widest_id, len(identifier))
                 offsets.append(sequence_start)
                 lengths.append(len(sequence))
                 digests += digest_sequence(sequence)
@@ -251,6 +256,7 @@ class Shard:
             digests=unique,
             lengths=np.array(lengths, dtype=np.int32)[first],
             offsets=np.array(offsets, dtype=np.int64)[first],
+            widest_id=widest_id,
         )
 
     def read_sequences(self, which: np.ndarray) -> list[bytes]:
