@@ -13,13 +13,12 @@ import resource
 import tempfile
 from pathlib import Path
 
+from jobs import make_job
+from proteins import random_protein
 from spotesm.base.paths import UNTRAINED
 from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
-from spotesm.request.request import Request
-from spotesm.sequences.long_sequences import LongSequences
-from spotesm.sequences.sharding import split_fasta
 from spotesm.weights.fetch import fetch_weights
 
 MODEL = "esm2_t6_8M_UR50D"
@@ -40,26 +39,9 @@ def measure(count: int, manifest: Path, folder: Path) -> float:
     """Return the peak memory, MiB, of embedding `count` sequences."""
     folder.mkdir()
     rng = random.Random(0)
-    with open(folder / "in.fasta", "w") as file:
-        for i in range(count):
-            length = LONGEST if i < 100 else rng.randint(10, 30)
-            file.write(f">{i}\n{''.join(rng.choices('ACDEFGHIKLMNPQRSTVWY', k=length))}\n")
-    shard = folder / "1-of-1.fasta"
-    split_fasta([folder / "in.fasta"], [shard], folder / "rejected.tsv", folder / "split.json")
-    job = ShardJob(
-        fasta=shard,
-        output=folder / "1-of-1.h5",
-        weights=manifest,
-        checkpoints=folder / "checkpoints",
-        request=Request(
-            model=MODEL,
-            engine="packed",
-            outputs=("mean",),
-            layers=(-1,),
-            store_dtype="float32",
-            precision="float32",
-            long_sequences=LongSequences("window", 1022, 256, "reject"),
-        ),
+    lengths = (LONGEST if i < 100 else rng.randint(10, 30) for i in range(count))
+    job = make_job(
+        *(folder, (random_protein(rng, length) for length in lengths), manifest, MODEL, "float32"),
         tokens_per_batch=512,
         thresholds=Thresholds(sequences=500, seconds=300, bytes=1 << 30),
     )

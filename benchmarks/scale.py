@@ -22,7 +22,7 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from lengths import LENGTH_QUANTILES
+from proteins import LENGTH_QUANTILES
 from spotesm import Embeddings
 from spotesm.hdf5.index import check_index
 from spotesm.hdf5.merge import MergeJob, merge_shards

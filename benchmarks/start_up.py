@@ -16,20 +16,19 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import esm
 import torch
+from jobs import make_job
+from proteins import random_protein
 from spotesm.base.paths import UNTRAINED
-from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
 from spotesm.model.engines import start_packed
 from spotesm.model.packed import frequencies_of
 from spotesm.model.reference import fair_esm_model
-from spotesm.request.request import Request
-from spotesm.sequences.long_sequences import LongSequences
-from spotesm.sequences.sharding import split_fasta
 from spotesm.weights.architectures import ARCHITECTURES, FREQUENCIES
 from spotesm.weights.fetch import fetch_weights
 from spotesm.weights.manifest import Weights
@@ -71,8 +70,15 @@ def main() -> None:
         for name, step in steps.items():
             measure(name, step, Path(folder), arguments.model, precision)
         if arguments.sequences:
-            random_proteins(Path(folder), arguments.sequences)
-            measure("embed a shard", embed_few, Path(folder), arguments.model, precision)
+            rng = random.Random(0)
+            job = make_job(
+                Path(folder),
+                [random_protein(rng, RESIDUES) for _ in range(arguments.sequences)],
+                *(Path(folder, "untrained.json"), arguments.model, precision),
+                prepared=Path(folder, "prepared"),
+            )
+            step = partial(embed_few, job)
+            measure("embed a shard", step, Path(folder), arguments.model, precision)
 
 
 def measure(name: str, step: Step, folder: Path, model: str, precision: str) -> None:
@@ -177,38 +183,9 @@ def load_as_before(folder: Path, model: str, dtype: torch.dtype) -> None:
     loaded.to(dtype)
 
 
-def random_proteins(folder: Path, count: int) -> None:
-    """Write a shard."""
-    rng = random.Random(0)
-    with open(folder / "in.fasta", "w") as file:
-        for i in range(count):
-            file.write(f">{i}\n{''.join(rng.choices('ACDEFGHIKLMNPQRSTVWY', k=RESIDUES))}\n")
-    shard = folder / "1-of-1.fasta"
-    split_fasta([folder / "in.fasta"], [shard], folder / "rejected.tsv", folder / "split.json")
-
-
-def embed_few(folder: Path, model: str, dtype: torch.dtype) -> None:
+def embed_few(job: ShardJob, folder: Path, model: str, dtype: torch.dtype) -> None:
     """A whole job, from its work order to its HDF5 file."""
-    embed_shard(
-        ShardJob(
-            fasta=folder / "1-of-1.fasta",
-            output=folder / "1-of-1.h5",
-            weights=folder / "untrained.json",
-            checkpoints=folder / "checkpoints",
-            request=Request(
-                model=model,
-                engine="packed",
-                outputs=("mean",),
-                layers=(-1,),
-                store_dtype="float32",
-                precision=str(dtype).removeprefix("torch."),
-                long_sequences=LongSequences("window", 1022, 256, "reject"),
-            ),
-            tokens_per_batch=0,
-            thresholds=Thresholds(sequences=50, seconds=300, bytes=1 << 30),
-            prepared=folder / "prepared",
-        )
-    )
+    embed_shard(job)
 
 
 if __name__ == "__main__":

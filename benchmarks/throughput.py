@@ -37,16 +37,13 @@ from contestants import (
     hugging_face_contestant,
     spotesm_contestant,
 )
-from lengths import LENGTH_QUANTILES
+from jobs import make_job
+from proteins import LENGTH_QUANTILES, random_protein
 from spotesm.base.paths import UNTRAINED
-from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
 from spotesm.model.reference import fair_esm_model
-from spotesm.request.request import Request
 from spotesm.sequences.fasta import normalise, read_fasta
-from spotesm.sequences.long_sequences import LongSequences
-from spotesm.sequences.sharding import split_fasta
 from spotesm.weights.architectures import ARCHITECTURES, Architecture
 from spotesm.weights.fetch import fetch_weights
 from spotesm.weights.manifest import Weights
@@ -119,7 +116,7 @@ def read_sequences(fasta: Path | None, count: int) -> list[str]:
     else:
         places = [rng.uniform(0, len(LENGTH_QUANTILES) - 1) for _ in range(count)]
         lengths = np.interp(places, range(len(LENGTH_QUANTILES)), LENGTH_QUANTILES)
-        sequences = ["".join(rng.choices("ACDEFGHIKLMNPQRSTVWY", k=int(n))) for n in lengths]
+        sequences = [random_protein(rng, int(n)) for n in lengths]
     return [sequence[:MOST_RESIDUES] for sequence in sequences[:count]]
 
 
@@ -288,12 +285,12 @@ def time_worker(
         forward(sequences)
         bare = time.perf_counter() - start
         for label, checkpointing in (("with checkpoints", True), ("without", False)):
-            job = make_job(sequences, manifest, arguments, folder, checkpointing)
-            start_up = make_job(["M"], manifest, arguments, folder, checkpointing)
+            job = fresh_job(sequences, manifest, arguments, folder, checkpointing)
+            start_up = fresh_job(["M"], manifest, arguments, folder, checkpointing)
             seconds = time_call(lambda job=job: embed_shard(job))
             seconds -= time_call(lambda job=start_up: embed_shard(job))
             print(f"  {label + ', start-up apart':40}{seconds / bare:.3f} of {bare:.1f} s")
-        job = make_job(sequences, manifest, arguments, folder, checkpointing=True)
+        job = fresh_job(sequences, manifest, arguments, folder, checkpointing=True)
         seconds = time_call(lambda job=job: run_job(job))
         print(f"  {'a process, from start to exit':40}{seconds / bare:.3f} of {bare:.1f} s")
 
@@ -314,34 +311,17 @@ def run_job(job: ShardJob) -> None:
     subprocess.run([sys.executable, "-c", code], input=pickle.dumps(job), check=True)
 
 
-def make_job(
+def fresh_job(
     sequences: list[str],
     manifest: Path,
     arguments: argparse.Namespace,
     folder: Path,
     checkpointing: bool,
 ) -> ShardJob:
-    """Return a job over some sequences; a part every 50, far more often than usual."""
-    folder = Path(tempfile.mkdtemp(dir=folder))  # a new one: nothing to resume from
-    fasta, shard = folder / "in.fasta", folder / "1-of-1.fasta"
-    fasta.write_text("".join(f">{i}\n{sequence}\n" for i, sequence in enumerate(sequences)))
-    split_fasta([fasta], [shard], folder / "rejected.tsv", folder / "split.json")
-    return ShardJob(
-        fasta=shard,
-        output=folder / "1-of-1.h5",
-        weights=manifest,
-        checkpoints=folder / "checkpoints",
-        request=Request(
-            model=arguments.model,
-            engine="packed",
-            outputs=("mean",),
-            layers=(-1,),
-            store_dtype="float32",
-            precision=arguments.precision,
-            long_sequences=LongSequences("window", MOST_RESIDUES, 256, "reject"),
-        ),
-        tokens_per_batch=0,
-        thresholds=Thresholds(sequences=50, seconds=300, bytes=1 << 30),
+    """Return a job in a new folder: there is nothing to resume from."""
+    own = Path(tempfile.mkdtemp(dir=folder))
+    return make_job(
+        *(own, sequences, manifest, arguments.model, arguments.precision),
         checkpointing=checkpointing,
     )
 

@@ -1,4 +1,6 @@
-"""How long the proteins of benchmarks are."""
+"""The proteins of benchmarks: random, as long as real ones."""
+
+import random
 
 # Lengths of the 1,162 proteins of DisProt, clustered (disprot.org, CC BY 4.0): every fortieth part.
 LENGTH_QUANTILES = [
@@ -6,3 +8,8 @@ LENGTH_QUANTILES = [
     *(326, 348, 370, 392, 419, 444, 468, 498, 522, 560, 592, 638, 670, 720, 765, 827, 893, 1023),
     *(1205, 1475, 1937, 34350),
 ]
+
+
+def random_protein(rng: random.Random, length: int) -> str:
+    """Return a protein of so many residues, all alike often."""
+    return "".join(rng.choices("ACDEFGHIKLMNPQRSTVWY", k=length))
