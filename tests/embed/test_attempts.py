@@ -3,19 +3,18 @@
 Each sequence of the shard is the one to blame in turn: the first, one in the middle, the last.
 """
 
-import random
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from sequences import random_sequence, write_fasta
+from shards import make_shard
 from spotesm.embed import attempts
 from spotesm.embed.attempts import Attempt, journal_attempt
 from spotesm.embed.checkpoints import Thresholds, open_checkpoints
 from spotesm.machine.preemption import Preempted
 from spotesm.sequences.digests import as_hex
-from spotesm.sequences.sharding import Shard, split_fasta
+from spotesm.sequences.sharding import Shard
 
 N = 9
 PLACES = (0, 4, N - 1)
@@ -26,11 +25,7 @@ CUDA_FAILED = torch.AcceleratorError("CUDA error: device-side assert")
 
 @pytest.fixture
 def shard(tmp_path: Path) -> Shard:
-    """Nine different sequences."""
-    rng = random.Random(21)
-    fasta = write_fasta(tmp_path / "in", [(f"p{i}", random_sequence(rng, 5 + i)) for i in range(N)])
-    split_fasta([fasta], [tmp_path / "s.fasta"], tmp_path / "r.tsv", tmp_path / "s.json")
-    return Shard.index(tmp_path / "s.fasta")
+    return make_shard(tmp_path, N, seed=21)
 
 
 def attempt(

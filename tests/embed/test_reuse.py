@@ -11,6 +11,7 @@ import pytest
 from sequences import random_sequence, write_fasta
 from shards import (
     changed,
+    interrupt,
     log_of,
     make_job,
     make_merge,
@@ -18,7 +19,6 @@ from shards import (
     read_datasets,
     run,
     running,
-    stop,
     wait_until,
 )
 from spotesm.base.durable import read_json
@@ -419,19 +419,7 @@ def test_killed_again_and_again_while_a_layer_is_added(
     changes = {"outputs": ("mean",), "layers": (3, -1), "reuse": [half, merged]}
     unbroken, _ = embed(tmp_path / "unbroken", more, weights_manifest, 1, **changes)
     (job,) = make_jobs(tmp_path / "broken", more, weights_manifest, 1, **changes)
-    brake = tmp_path / "brake"
-    brake.write_text("0.05")
-    for kill in range(6):
-        had = len(parts_of(job))
-        with running(job, faults=f"brake={brake}") as process:
-            if not wait_until(lambda had=had: len(parts_of(job)) > had, process):
-                break
-            if kill % 2:
-                process.kill()
-                process.join()
-            else:
-                assert stop(process, 15) == 143
-    assert kill > 1
+    assert interrupt(job, 6) > 1
     assert run(job) == 0
     got = read_datasets(merge(tmp_path / "broken", [job]))
     for name, values in read_datasets(unbroken).items():

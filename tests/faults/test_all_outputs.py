@@ -8,7 +8,13 @@ import h5py
 import numpy as np
 import pytest
 from sequences import embed_residues, random_sequence, write_fasta
-from shards import make_job, make_merge, parts_of, read_datasets, run, running, stop, wait_until
+from shards import (
+    interrupt,
+    make_job,
+    make_merge,
+    read_datasets,
+    run,
+)
 from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.hdf5 import merge as merging
@@ -56,20 +62,7 @@ def test_killed_again_and_again_all_outputs_stay_the_same(
     unbroken = make(tmp_path / "unbroken", fasta, weights_manifest)
     assert run(unbroken) == 0
     job = make(tmp_path / "broken", fasta, weights_manifest)
-    brake = tmp_path / "brake"
-    brake.write_text("0.05")
-    for kill in range(N_KILLS):
-        had = len(parts_of(job))
-        with running(job, faults=f"brake={brake}") as process:
-            more = wait_until(lambda had=had: len(parts_of(job)) > had, process)
-            if not more:
-                break
-            if kill % 2:
-                process.kill()
-                process.join()
-            else:
-                assert stop(process, 15) == 143
-    assert kill > 2
+    assert interrupt(job, N_KILLS) > 2
     assert run(job) == 0
     assert_same(read_datasets(merge(job)), read_datasets(merge(unbroken)))
 

@@ -8,7 +8,7 @@ import h5py
 import numpy as np
 import pytest
 from sequences import random_sequence, write_fasta
-from shards import make_request
+from shards import make_request, make_shard
 from spotesm.base.failures import IncompleteError
 from spotesm.hdf5 import shard_file
 from spotesm.hdf5.check import check_shard
@@ -28,11 +28,7 @@ PLACES = (0, N // 2, N - 1)
 
 @pytest.fixture
 def shard(tmp_path: Path) -> Shard:
-    """Forty records of different sequences."""
-    rng = random.Random(5)
-    fasta = write_fasta(tmp_path / "in", [(f"p{i}", random_sequence(rng, 5 + i)) for i in range(N)])
-    split_fasta([fasta], [tmp_path / "s.fasta"], tmp_path / "r.tsv", tmp_path / "s.json")
-    return Shard.index(tmp_path / "s.fasta")
+    return make_shard(tmp_path, N, seed=5)
 
 
 def results_of(shard: Shard, which: np.ndarray) -> Results:

@@ -5,6 +5,7 @@ import dataclasses
 import json
 import multiprocessing
 import os
+import random
 import resource
 import signal
 import time
@@ -13,13 +14,14 @@ from pathlib import Path
 
 import h5py
 import numpy as np
+from sequences import random_sequence, write_fasta
 from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
 from spotesm.hdf5.merge import MergeJob, merge_shards
 from spotesm.request.request import Request
 from spotesm.sequences.long_sequences import LongSequences
-from spotesm.sequences.sharding import split_fasta
+from spotesm.sequences.sharding import Shard, split_fasta
 from spotesm.step import FAULTS, step
 
 WAIT_SECONDS = 180.0
@@ -46,6 +48,15 @@ def make_job(folder: Path, fasta: Path, weights_manifest: Path, **changes: objec
         thresholds=OFTEN,
     )
     return changed(job, **changes)
+
+
+def make_shard(folder: Path, n: int, seed: int) -> Shard:
+    """A shard of n records of different sequences, of 5 residues and more."""
+    rng = random.Random(seed)
+    records = [(f"p{i}", random_sequence(rng, 5 + i)) for i in range(n)]
+    fasta = write_fasta(folder / "in", records)
+    split_fasta([fasta], [folder / "s.fasta"], folder / "r.tsv", folder / "s.json")
+    return Shard.index(folder / "s.fasta")
 
 
 def make_merge(shards: list[Path], split: Path, out: Path, **changes: object) -> MergeJob:
@@ -157,6 +168,23 @@ def stop(process: multiprocessing.Process, number: signal.Signals) -> int:
     process.join(WAIT_SECONDS)
     assert process.exitcode is not None, "the process did not end"
     return process.exitcode
+
+
+def interrupt(job: ShardJob, times: int) -> int:
+    """Stop and kill the job in turn, each time with a part more; how often, before it was done."""
+    brake = job.output.with_name("brake")
+    brake.write_text("0.05")
+    for done in range(times):
+        had = len(parts_of(job))
+        with running(job, faults=f"brake={brake}") as process:
+            if not wait_until(lambda had=had: len(parts_of(job)) > had, process):
+                return done
+            if done % 2:
+                process.kill()
+                process.join()
+            else:
+                assert stop(process, 15) == 143
+    return times
 
 
 def parts_of(job: ShardJob) -> list[Path]:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub import add_repository, esm_config
 from models import write_fair_esm
 from source_contract import TINY
 from spotesm.base.failures import WeightsError
@@ -23,26 +24,9 @@ HUB_NAME = f"hf:facebook/{MODEL}"
 def published(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, tuple[Answer, ...]]:
     """A random model in the cache of the hub, and what transformers says that it gives."""
     transformers = pytest.importorskip("transformers")
-    shape = ARCHITECTURES[MODEL]
-    config = transformers.EsmConfig(
-        vocab_size=33,
-        mask_token_id=32,
-        pad_token_id=1,
-        hidden_size=shape.embedding_dim,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.attention_heads,
-        intermediate_size=4 * shape.embedding_dim,
-        position_embedding_type="rotary",
-        token_dropout=True,
-        emb_layer_norm_before=False,
-        layer_norm_eps=1e-5,
-    )
-    model = transformers.EsmForMaskedLM(config).eval()
+    model = transformers.EsmForMaskedLM(esm_config(ARCHITECTURES[MODEL])).eval()
     cache = tmp_path_factory.mktemp("hf")
-    repository = cache / f"models--facebook--{MODEL}"
-    model.save_pretrained(repository / "snapshots" / COMMIT)
-    (repository / "refs").mkdir()
-    (repository / "refs/main").write_text(COMMIT)
+    model.save_pretrained(add_repository(cache, f"facebook/{MODEL}", COMMIT))
     answers = []
     for answer in ANSWERS:
         tokens = torch.tensor([answer.tokens])

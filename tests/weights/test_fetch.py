@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from hub import add_repository
 from models import write_fair_esm
 from safetensors.torch import save_file
 from source_contract import TINY, whole
@@ -138,11 +139,8 @@ def snapshot(tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pat
     constants = pytest.importorskip("huggingface_hub.constants")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hf"))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    repository = tmp_path / "hf" / "models--me--tiny"
-    folder = repository / "snapshots" / ("ab" * 20)
+    folder = add_repository(tmp_path / "hf", "me/tiny", "ab" * 20)
     folder.mkdir(parents=True)
-    (repository / "refs").mkdir()
-    (repository / "refs" / "main").write_text("ab" * 20)
     return folder
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hub import add_repository, esm_config
 from safetensors.torch import load_file, save_file
 from sequences import random_sequence, write_fasta
 from snakemake_runs import snakemake, write_config
@@ -32,26 +33,11 @@ def records() -> list[tuple[str, str]]:
 @pytest.fixture(scope="module")
 def hub(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A cache of the hub: a model in several files, and an adapter that was trained on it."""
-    shape = ARCHITECTURES[MODEL]
-    config = transformers.EsmConfig(
-        vocab_size=33,
-        mask_token_id=32,
-        pad_token_id=1,
-        hidden_size=shape.embedding_dim,
-        num_hidden_layers=shape.layers,
-        num_attention_heads=shape.attention_heads,
-        intermediate_size=4 * shape.embedding_dim,
-        position_embedding_type="rotary",
-        token_dropout=True,
-        emb_layer_norm_before=False,
-        layer_norm_eps=1e-5,
-    )
     torch.manual_seed(17)
     cache = tmp_path_factory.mktemp("hub")
-    for name in ("model", "adapter"):
-        (cache / f"models--lab--{name}" / "refs").mkdir(parents=True)
-        (cache / f"models--lab--{name}" / "refs/main").write_text(COMMIT)
-    model = transformers.EsmForMaskedLM(config)
+    for name in ("lab/model", "lab/adapter"):
+        add_repository(cache, name, COMMIT)
+    model = transformers.EsmForMaskedLM(esm_config(ARCHITECTURES[MODEL]))
     model.save_pretrained(snapshot(cache, "model"), max_shard_size="10MB")
     assert len(list(snapshot(cache, "model").glob("*.safetensors"))) > 2
     lora = peft.LoraConfig(r=8, lora_alpha=16, target_modules=["query", "value", "dense"])
