@@ -8,6 +8,7 @@ import tempfile
 import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -16,7 +17,8 @@ import torch
 from merged import SEQUENCE, write_merged
 from sequences import write_fasta
 from spotesm.__main__ import main
-from spotesm.commands.export import FORMATS
+from spotesm.base.failures import InputError
+from spotesm.commands.export import FORMATS, choose_keys
 from spotesm.commands.exports import checks, npz, records
 from spotesm.hdf5 import reader
 from spotesm.hdf5.reader import Embeddings
@@ -56,6 +58,21 @@ def assert_refused(arguments: list[object], folder: Path, message: str) -> None:
     assert message in said
     assert "\n" not in said
     assert state_of(folder) == before
+
+
+# -- which output ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["biotrainer", "h5ad", "csv"])
+def test_one_of_several_outputs_must_be_named(format: str) -> None:
+    """Where none is the file's first one; of one alone there is no question."""
+    one, two = (
+        SimpleNamespace(path=Path("embeddings.h5"), outputs=outputs, key=None)
+        for outputs in (["mean/6"], ["mean/6", "bos/6"])
+    )
+    assert choose_keys(one, FORMATS[format], None) == ["mean/6"]
+    with pytest.raises(InputError, match=f"for {format}, name one with --key: mean/6, bos/6"):
+        choose_keys(two, FORMATS[format], None)
 
 
 # -- its own input ---------------------------------------------------------------------------------

@@ -177,7 +177,7 @@ def test_what_several_records_have(
         ("frist", "did you mean 'first'"),
         ("é|lost", "did you mean 'é|last'"),
         ("P12345|ABC_HUMAN", "did you mean 'sp|P12345|ABC_HUMAN'"),
-        ("tvice", "did you mean 'twice' or 'twice'"),
+        ("tvice", "did you mean 'twice'?"),
         ("P1234", None),
         ("ABC_HUMAN", "did you mean 'sp|P12345|ABC_HUMAN'"),
         ("FIRST", None),
@@ -199,6 +199,14 @@ def test_an_unknown_id_names_close_ones(
         assert (close in said) if close else "did you mean" not in said
     with pytest.raises(ValueError, match="no record there has the id"):
         embeddings.index(identifier)
+
+
+def test_of_many_close_ids_three_are_named(tmp_path: Path) -> None:
+    ids = [f"protein_{i}" for i in range(9)]
+    with Embeddings(write_merged(tmp_path / "x.h5", ids, mean_6=ROWS[:9])) as embeddings:
+        with pytest.raises(LookUpError) as caught:
+            embeddings["protein_"]
+        assert str(caught.value).count("protein_") == 1 + 3
 
 
 @pytest.mark.parametrize("value", [0, None, 1.5, b"first", ROWS[0], ["first"]], ids=repr)

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from spotesm.base.failures import WeightsError
+from spotesm.weights import downloads
 from spotesm.weights.downloads import BLOCK_BYTES, download
 
 CONTENT = os.urandom(5 * BLOCK_BYTES + 12345)
@@ -102,6 +103,19 @@ def test_what_always_breaks_off_ends_with_a_line(server: Server, tmp_path: Path)
     server.breaks = []
     download(server.url, tmp_path / "model.pt")
     assert server.ranges[-1] == "bytes=1000-"
+    assert (tmp_path / "model.pt").read_bytes() == CONTENT
+
+
+def test_what_arrived_whole_is_not_asked_for_again(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The process ended before the file had its name."""
+    with monkeypatch.context() as patch:
+        patch.setattr(downloads, "publish", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            download(server.url, tmp_path / "model.pt")
+    download(server.url, tmp_path / "model.pt")
+    assert server.ranges == [None]
     assert (tmp_path / "model.pt").read_bytes() == CONTENT
 
 

@@ -53,7 +53,8 @@ class LookUpError(InputError, KeyError):
             have = "records have the id or accession"
             return f"{embeddings.path}: {n_records} {have} {identifier!r}; see rows_of"
         # Here, not where it is raised: who tries many ids need not pay for it.
-        close = get_close_matches(identifier, islice(embeddings.iterate_ids(), CLOSE_AMONG), 3)
+        some = dict.fromkeys(islice(embeddings.iterate_ids(), CLOSE_AMONG))
+        close = get_close_matches(identifier, some, 3)
         return f"{embeddings.path}: no record has the id {identifier!r}{_did_you_mean(close)}"
 
 
