@@ -1,19 +1,27 @@
-"""Who is compared: each maps sequences to their means over residues."""
+"""Who is compared: each maps sequences to their means over residues, in a process of its own."""
 
 from collections.abc import Callable
+from contextlib import suppress
+from importlib.util import find_spec
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
 
 import esm
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from spotesm.machine.allocator import keep_freed_memory
 from spotesm.model.batching import plan_batches
 from spotesm.model.budget import choose_token_budget
 from spotesm.model.encoder import Batch, Encoder
 from spotesm.model.packed import PackedESM2, frequencies_of
+from spotesm.model.reference import fair_esm_model
 from spotesm.request.outputs import Outputs
 from spotesm.sequences.long_sequences import LongSequences
+from spotesm.weights.manifest import Weights
 from spotesm.weights.tensors import Source
 from transformers import EsmConfig, EsmModel
 
@@ -22,11 +30,62 @@ FAIR_ESM_TOKENS = 4096  # the default of fair-esm's extract.py
 HUGGING_FACE_TOKENS = 4096
 ESM_CPP_TOKENS = 4096
 
+ESM_CPP = ("esm-cpp", "esm-cpp, logits", "esm-cpp int8, logits")
+
 Contestant = Callable[[list[str]], np.ndarray]  # (n, D)
+
+
+class Apart:
+    """A contestant in a process of its own, in which no other has prepared memory or threads."""
+
+    def __init__(self, name: str, manifest: Path, device: torch.device, dtype: torch.dtype) -> None:
+        self.connection, theirs = get_context("spawn").Pipe()
+        arguments = (theirs, name, manifest, device, dtype)
+        get_context("spawn").Process(target=serve, args=arguments, daemon=True).start()
+        theirs.close()
+
+    def __call__(self, sequences: list[str]) -> np.ndarray:
+        """Return the means over residues, (n, D)."""
+        self.connection.send(sequences)
+        return self.connection.recv()
+
+
+def serve(
+    connection: Connection, name: str, manifest: Path, device: torch.device, dtype: torch.dtype
+) -> None:
+    """Embed what comes through the connection, until its other end is closed."""
+    embed = build(name, Weights.read(manifest).open(), device, dtype)
+    with suppress(EOFError):
+        while True:
+            connection.send(embed(connection.recv()))
+
+
+def names_of(device: torch.device, dtype: torch.dtype) -> list[str]:
+    """Return who can take part."""
+    names = ["spotesm", "fair-esm", "huggingface-sdpa"]
+    if (device.type, dtype) == ("cpu", torch.float32):
+        if find_spec("esm_cpp"):
+            return [*names, *ESM_CPP]
+        print("esm-cpp is not installed: pip install --no-deps esm-cpp==0.2.1")
+    return names
+
+
+def build(name: str, source: Source, device: torch.device, dtype: torch.dtype) -> Contestant:
+    """Return a contestant by its name."""
+    if name == "spotesm":
+        return spotesm_contestant(source, device, dtype)
+    model = fair_esm_model(source)
+    if name == "fair-esm":
+        return fair_esm_contestant(model, device)
+    if name == "huggingface-sdpa":
+        return hugging_face_contestant(model, device, dtype)
+    return esm_cpp_contestant(name, model)
 
 
 def spotesm_contestant(source: Source, device: torch.device, dtype: torch.dtype) -> Contestant:
     """Our packed forward, batched as `embed_shard` does."""
+    if device.type == "cpu":
+        keep_freed_memory()
     packed = PackedESM2.of_source(source, device, dtype)
     outputs = Outputs(("mean",), (packed.n_layers,))
     long_sequences = LongSequences("window", MOST_RESIDUES, 0, "reject")
@@ -152,46 +211,37 @@ def hugging_face_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor
     return renamed
 
 
-def esm_cpp_contestants(model: esm.model.esm2.ESM2, folder: Path) -> dict[str, Contestant]:
-    """esm-cpp: sequence by sequence, which is its way to hidden states; and its batches.
+def esm_cpp_contestant(name: str, model: esm.model.esm2.ESM2) -> Contestant:
+    """esm-cpp: sequence by sequence, which is its way to hidden states; or its batches.
 
     Its batches are its fastest call, and give logits alone: their means are no embeddings. Those of
-    int8 are what its own quantisation, without calibration, makes of them. None if it is not
-    installed.
+    int8 are what its own quantisation, without calibration, makes of them.
     """
-    try:
-        import esm_cpp
-    except ImportError:
-        print("esm-cpp is not installed: pip install --no-deps esm-cpp==0.2.1")
-        return {}
-    path = folder / "esm-cpp.safetensors"
-    save_file(esm_cpp_tensors(model), path)
-    exact, rounded = (esm_cpp.Model.load_from_safetensors(str(path)) for _ in range(2))
-    rounded.quantize_weights()
+    import esm_cpp
+
+    with TemporaryDirectory() as folder:
+        path = Path(folder, "esm-cpp.safetensors")
+        save_file(esm_cpp_tensors(model), path)
+        theirs = esm_cpp.Model.load_from_safetensors(str(path))
+    if "int8" in name:
+        theirs.quantize_weights()
     encode = esm_cpp_encoder(esm_cpp)
 
     def embed(sequences: list[str]) -> np.ndarray:
-        hidden = [exact.forward_with_hidden_states(ids)[1][-1] for ids in encode(sequences)]
+        hidden = [theirs.forward_with_hidden_states(ids)[1][-1] for ids in encode(sequences)]
         return np.stack([tokens[1:-1].mean(0) for tokens in hidden])
 
-    def logits(of: "esm_cpp.Model") -> Contestant:
-        def mean_logits(sequences: list[str]) -> np.ndarray:
-            order = np.argsort([len(sequence) for sequence in sequences])
-            means = np.empty((len(sequences), 33), np.float32)
-            lengths = np.array([len(sequence) + 2 for sequence in sequences])
-            ends = np.cumsum(lengths[order])
-            for batch in np.split(order, np.flatnonzero(np.diff(ends // ESM_CPP_TOKENS)) + 1):
-                given = of.forward_batch(encode([sequences[i] for i in batch]))
-                means[batch] = [tokens[1:-1].mean(0) for tokens in given]
-            return means
+    def mean_logits(sequences: list[str]) -> np.ndarray:
+        order = np.argsort([len(sequence) for sequence in sequences])
+        means = np.empty((len(sequences), 33), np.float32)
+        lengths = np.array([len(sequence) + 2 for sequence in sequences])
+        ends = np.cumsum(lengths[order])
+        for batch in np.split(order, np.flatnonzero(np.diff(ends // ESM_CPP_TOKENS)) + 1):
+            given = theirs.forward_batch(encode([sequences[i] for i in batch]))
+            means[batch] = [tokens[1:-1].mean(0) for tokens in given]
+        return means
 
-        return mean_logits
-
-    return {
-        "esm-cpp": embed,
-        "esm-cpp, logits": logits(exact),
-        "esm-cpp int8, logits": logits(rounded),
-    }
+    return mean_logits if "logits" in name else embed
 
 
 def esm_cpp_encoder(esm_cpp: ModuleType) -> Callable[[list[str]], list[np.ndarray]]:

@@ -3,9 +3,9 @@
     make bench
     .venv/bin/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --precision bfloat16
 
-All contestants embed the same sequences with the same weights in one process, in turn, several
-times over; their embeddings are compared, so that nobody wins by doing something else. A ratio
-is taken within each round, so that a busy machine slows both sides.
+All contestants embed the same sequences with the same weights, each in a process of its own, in
+turn, several times over; their embeddings are compared, so that nobody wins by doing something
+else. A ratio is taken within each round, so that a busy machine slows both sides.
 
 What is attainable is the time of the matrix products that the sequences need (24 L D^2 operations a
 token), at the best rate of a plain product, plus that of their attention (heads x L x l^2 pairs a
@@ -30,12 +30,10 @@ import numpy as np
 import torch
 from contestants import (
     MOST_RESIDUES,
+    Apart,
     Contestant,
-    esm_cpp_contestants,
-    fair_esm_contestant,
     fair_esm_logits,
-    hugging_face_contestant,
-    spotesm_contestant,
+    names_of,
 )
 from jobs import make_job
 from proteins import LENGTH_QUANTILES, random_protein
@@ -67,15 +65,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder, "weights.json")
         fetch_weights(arguments.model, UNTRAINED, manifest)
-        source = Weights.read(manifest).open()
         contestants = {
-            "spotesm": spotesm_contestant(source, device, dtype),
-            "fair-esm": fair_esm_contestant(fair_esm_model(source), device),
-            "huggingface-sdpa": hugging_face_contestant(fair_esm_model(source), device, dtype),
+            name: Apart(name, manifest, device, dtype) for name in names_of(device, dtype)
         }
-        if (device.type, dtype) == ("cpu", torch.float32):
-            contestants |= esm_cpp_contestants(fair_esm_model(source), Path(folder))
-        check_agreement(contestants, fair_esm_logits(fair_esm_model(source)), sequences)
+        logits = fair_esm_logits(fair_esm_model(Weights.read(manifest).open()))
+        check_agreement(contestants, logits, sequences)
         roofs, seconds = measure(contestants, sequences, architecture, device, dtype, arguments)
         report(seconds, roofs, tokens, operations, pairs, arguments)
         if arguments.worker:

@@ -27,6 +27,7 @@ def operands(
         (Products, torch.bfloat16),
         (Products, torch.float16),
         (FusedProducts, torch.bfloat16),
+        (FusedProducts, torch.float32),
     ],
 )
 @torch.inference_mode()
@@ -55,11 +56,25 @@ def test_gelu_is_applied_before_rounding() -> None:
     assert (fused - exact).square().mean() < (plain - exact).square().mean()
 
 
+@torch.inference_mode()
+def test_gelu_in_float32() -> None:
+    x, weight, bias = operands(DIM, 4 * DIM, torch.float32)
+    exact = F.gelu(F.linear(x.double(), weight.double(), bias.double()))
+    for way in (Products, FusedProducts):
+        got = way(TOKENS, DIM, torch.float32, CPU).linear_gelu(x, weight, bias)
+        torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=1e-5)
+
+
 def test_each_precision_has_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
     # The versions of torch and of this machine's processor decide; both are known in CI.
     supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    assert choose_products(CPU, torch.bfloat16) is (FusedProducts if supported else Products)
-    assert choose_products(CPU, torch.float32) is Products
-    assert choose_products(torch.device("cuda"), torch.bfloat16) is Products
+    for dim in (320, 480, 640):
+        half = choose_products(CPU, torch.bfloat16, dim)
+        assert half is (FusedProducts if supported else Products)
+        assert choose_products(CPU, torch.float16, dim) is Products
+        assert choose_products(torch.device("cuda"), torch.bfloat16, dim) is Products
+        single = choose_products(CPU, torch.float32, dim)
+        assert single is (Products if dim == 640 else FusedProducts)
     monkeypatch.setattr(products.torch.ops, "mkldnn", object())  # a build without oneDNN
-    assert choose_products(CPU, torch.bfloat16) is Products
+    for dtype in (torch.bfloat16, torch.float32):
+        assert choose_products(CPU, dtype, 320) is Products

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from spotesm.embed.checkpoints import CHECKPOINT_FORMAT, Thresholds
+from spotesm.machine.allocator import keep_freed_memory
 from spotesm.machine.devices import resolve_precision
 from spotesm.model.engines import ENGINES, PACKED, Engine, start_packed
 from spotesm.request.outputs import CONTACTS, LOGITS, Outputs
@@ -98,6 +99,8 @@ class Task:
 
     def load_model(self, dtype: torch.dtype) -> Engine:
         """Load the weights onto the device, in a precision."""
+        if self.device.type == "cpu":
+            keep_freed_memory()
         if self.request.engine == PACKED and dtype == getattr(torch, self.request.precision):
             folder = self.job.prepared or default_folder()
             return start_packed(self.weights, self.device, dtype, folder)

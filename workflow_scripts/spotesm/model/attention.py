@@ -1,8 +1,9 @@
 """Attention strictly within each of the sequences that are packed along the token axis.
 
-Three ways, one result: `BlockAttention` where a dense kernel per block is best (CPU),
-`VarlenAttention` for the flash kernel of recent GPUs, `PaddedAttention` for all other GPUs and
-for float32. Queries, keys and values are (T, heads, head_dim) each.
+Four ways, one result: `BlockAttention` where a dense kernel per block is best (CPU), and
+`FilledAttention` there in bfloat16; `VarlenAttention` for the flash kernel of recent GPUs,
+`PaddedAttention` for all other GPUs and for float32. Queries, keys and values are
+(T, heads, head_dim) each.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,6 +20,12 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 # What sequences of one padded block may differ in length: at most an eighth is padding.
 PADDED_BLOCK_SHORTEST = 7 / 8
+# PyTorch's kernel for CPUs takes keys by vectors of 16. In bfloat16 and up to some length, what is
+# left over costs more than to fill the last vector up, unless that is nearly empty
+# (benchmarks/RESULTS.md).
+KEYS_AT_ONCE = 16
+LEAST_LEFT_OVER = 5
+LONGEST_FILLED = 511
 
 
 class BlockAttention:
@@ -39,8 +46,27 @@ class BlockAttention:
             q, k, v, o = (
                 x[tokens].unflatten(0, shape).transpose(1, 2) for x in (query, key, value, out)
             )
-            o.copy_(F.scaled_dot_product_attention(q, k, v))
+            o.copy_(self.attend(q, k, v))
         return out
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return the same of sequences of one length, (n, heads, length, head_dim) each."""
+        return F.scaled_dot_product_attention(query, key, value)
+
+
+class FilledAttention(BlockAttention):
+    """The same, with masked keys to fill up the last vector where the kernel is slow without."""
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+        """Return the same of sequences of one length, (n, heads, length, head_dim) each."""
+        length = key.shape[2]
+        left_over = length % KEYS_AT_ONCE
+        if left_over < LEAST_LEFT_OVER or length > LONGEST_FILLED:
+            return super().attend(query, key, value)
+        missing = KEYS_AT_ONCE - left_over
+        key, value = (F.pad(x, (0, 0, 0, missing)) for x in (key, value))
+        mask = F.pad(torch.zeros(1, length), (0, missing), value=-torch.inf)
+        return F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
 
 
 class VarlenAttention:
@@ -102,7 +128,7 @@ def choose_attention(
 ) -> type[BlockAttention] | type[VarlenAttention] | type[PaddedAttention]:
     """Return the fastest way that the device has in this precision."""
     if device.type != "cuda":
-        return BlockAttention
+        return FilledAttention if dtype == torch.bfloat16 else BlockAttention
     # Flash attention needs tensor cores of Ampere or later, and half precision.
     flash = torch.cuda.get_device_capability(device) >= (8, 0) and dtype.itemsize == 2
     return VarlenAttention if flash else PaddedAttention

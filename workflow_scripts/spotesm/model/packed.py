@@ -74,7 +74,7 @@ class PackedESM2(nn.Module):
         self.dtype = dtype
         self.device = device
         self.attention = choose_attention(device, dtype)
-        self.products = choose_products(device, dtype)
+        self.products = choose_products(device, dtype, self.embedding_dim)
         self.regions = choose_regions(device, dtype, self.embedding_dim, heads)
         self.description = f"packed, {self.attention.__name__}, {self.products.__name__}"
         self.embedding = _fixed(tensors["embedding"])

@@ -1,11 +1,14 @@
 """The matrix products of a layer: (T, K) times (N, K) transposed, plus a bias.
 
 Two ways, one result: `Products` by PyTorch's public operations, and `FusedProducts` where oneDNN
-does more in one pass (bfloat16 on a CPU).
+does more in one pass (bfloat16 on a CPU, and float32 in narrow models).
 """
 
 import torch
 from torch import Tensor
+
+# In float32, what copying the bias and returning for GELU costs shows in narrow models only.
+WIDEST_FUSED_FLOAT32 = 480
 
 
 class Products:
@@ -50,18 +53,22 @@ class FusedProducts:
 
 
 def choose_products(
-    device: torch.device, dtype: torch.dtype
+    device: torch.device, dtype: torch.dtype, dim: int
 ) -> type[Products] | type[FusedProducts]:
-    """Return the fastest way that the device has in this precision."""
-    # In float32, PyTorch's own way is as fast, or faster.
-    fused = device.type == "cpu" and dtype == torch.bfloat16 and _onednn_has_bfloat16()
+    """Return the fastest way that the device has in this precision, for a model `dim` wide."""
+    fused = device.type == "cpu" and (
+        (dtype == torch.bfloat16 and _onednn_has("_is_mkldnn_bf16_supported"))
+        or (dtype == torch.float32 and dim <= WIDEST_FUSED_FLOAT32 and _onednn_has())
+    )
     return FusedProducts if fused else Products
 
 
-def _onednn_has_bfloat16() -> bool:
-    supported = getattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", None)
-    operation = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
-    return bool(operation and supported and supported())
+def _onednn_has(supports: str | None = None) -> bool:
+    """Whether this build has the operation, and the processor what it needs beyond that."""
+    operations = torch.ops.mkldnn
+    if not hasattr(operations, "_linear_pointwise"):
+        return False
+    return supports is None or (hasattr(operations, supports) and getattr(operations, supports)())
 
 
 def sum_in_float32() -> None:
