@@ -1,7 +1,9 @@
 """Who is compared: each maps sequences to their means over residues, in a process of its own."""
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from importlib.util import find_spec
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -12,6 +14,7 @@ from types import ModuleType
 import esm
 import numpy as np
 import torch
+from proteins import random_proteins
 from safetensors.torch import save_file
 from spotesm.machine.allocator import keep_freed_memory
 from spotesm.model.batching import plan_batches
@@ -26,8 +29,9 @@ from spotesm.weights.tensors import Source
 from transformers import EsmConfig, EsmModel
 
 MOST_RESIDUES = 1022
+TRIAL_PROTEINS = 256
 FAIR_ESM_TOKENS = 4096  # the default of fair-esm's extract.py
-HUGGING_FACE_TOKENS = 4096
+HUGGING_FACE_TOKENS = {"cpu": (4096,), "cuda": (4096, 16384, 65536)}  # the fastest is taken
 ESM_CPP_TOKENS = 4096
 
 ESM_CPP = ("esm-cpp", "esm-cpp, logits", "esm-cpp int8, logits")
@@ -63,6 +67,8 @@ def serve(
 def names_of(device: torch.device, dtype: torch.dtype) -> list[str]:
     """Return who can take part."""
     names = ["spotesm", "fair-esm", "huggingface-sdpa"]
+    if device.type == "cuda" and dtype.itemsize == 2 and find_spec("flash_attn"):
+        names.append("huggingface-flash_attention_2")
     if (device.type, dtype) == ("cpu", torch.float32):
         if find_spec("esm_cpp"):
             return [*names, *ESM_CPP]
@@ -77,8 +83,8 @@ def build(name: str, source: Source, device: torch.device, dtype: torch.dtype) -
     model = fair_esm_model(source)
     if name == "fair-esm":
         return fair_esm_contestant(model, device)
-    if name == "huggingface-sdpa":
-        return hugging_face_contestant(model, device, dtype)
+    if name.startswith("huggingface-"):
+        return hugging_face_contestant(model, name.removeprefix("huggingface-"), device, dtype)
     return esm_cpp_contestant(name, model)
 
 
@@ -143,9 +149,9 @@ def fair_esm_logits(model: esm.model.esm2.ESM2) -> Contestant:
 
 
 def hugging_face_contestant(
-    model: esm.model.esm2.ESM2, device: torch.device, dtype: torch.dtype
+    model: esm.model.esm2.ESM2, attention: str, device: torch.device, dtype: torch.dtype
 ) -> Contestant:
-    """Hugging Face's EsmModel with SDPA, on batches of sequences sorted by length."""
+    """Hugging Face's EsmModel, on batches of sequences sorted by length, as large as suits it."""
     config = EsmConfig(
         vocab_size=33,
         mask_token_id=model.mask_idx,
@@ -157,7 +163,7 @@ def hugging_face_contestant(
         position_embedding_type="rotary",
         token_dropout=True,
         layer_norm_eps=1e-5,
-        attn_implementation="sdpa",
+        attn_implementation=attention,
     )
     other = EsmModel(config, add_pooling_layer=False)
     # What is missing are constants and the head for contacts; check_agreement would see the rest.
@@ -166,11 +172,11 @@ def hugging_face_contestant(
     convert = model.alphabet.get_batch_converter()
 
     @torch.inference_mode()
-    def embed(sequences: list[str]) -> np.ndarray:
+    def embed(sequences: list[str], most_tokens: int) -> np.ndarray:
         order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
         means = np.empty((len(sequences), model.embed_dim), np.float32)
         while order:
-            size = max(1, HUGGING_FACE_TOKENS // (len(sequences[order[0]]) + 2))
+            size = max(1, most_tokens // (len(sequences[order[0]]) + 2))
             batch, order = order[:size], order[size:]
             _, _, tokens = convert([("", sequences[i]) for i in batch])
             mask = tokens != model.padding_idx
@@ -182,7 +188,23 @@ def hugging_face_contestant(
             means[batch] = torch.einsum("bld,bl->bd", hidden.float(), weights).cpu()
         return means
 
-    return embed
+    sizes = HUGGING_FACE_TOKENS[device.type]
+    return partial(embed, most_tokens=sizes[0] if len(sizes) == 1 else fastest(embed, sizes))
+
+
+def fastest(embed: Callable[[list[str], int], np.ndarray], sizes: Sequence[int]) -> int:
+    """Return with which tokens a batch proteins are embedded fastest; all that fits is tried."""
+    proteins = random_proteins(TRIAL_PROTEINS, MOST_RESIDUES)
+    seconds = {}
+    for most_tokens in sizes:
+        try:
+            embed(proteins[:8], most_tokens)
+            start = time.perf_counter()
+            embed(proteins, most_tokens)
+            seconds[most_tokens] = time.perf_counter() - start
+        except torch.OutOfMemoryError:
+            torch.cuda.empty_cache()
+    return min(seconds, key=seconds.get)
 
 
 def hugging_face_names(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -36,7 +36,7 @@ from contestants import (
     names_of,
 )
 from jobs import make_job
-from proteins import LENGTH_QUANTILES, random_protein
+from proteins import random_proteins
 from spotesm.base.paths import UNTRAINED
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
@@ -103,14 +103,10 @@ def describe(device: torch.device) -> str:
 
 def read_sequences(fasta: Path | None, count: int) -> list[str]:
     """Return proteins of at most `MOST_RESIDUES`, longer ones cut."""
-    rng = random.Random(0)
-    if fasta:
-        sequences = [normalise(record).sequence.decode() for record in read_fasta([fasta])]
-        rng.shuffle(sequences)
-    else:
-        places = [rng.uniform(0, len(LENGTH_QUANTILES) - 1) for _ in range(count)]
-        lengths = np.interp(places, range(len(LENGTH_QUANTILES)), LENGTH_QUANTILES)
-        sequences = [random_protein(rng, int(n)) for n in lengths]
+    if not fasta:
+        return random_proteins(count, MOST_RESIDUES)
+    sequences = [normalise(record).sequence.decode() for record in read_fasta([fasta])]
+    random.Random(0).shuffle(sequences)
     return [sequence[:MOST_RESIDUES] for sequence in sequences[:count]]
 
 
