@@ -30,18 +30,19 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         manifest = Path(folder, "weights.json")
         fetch_weights(MODEL, UNTRAINED, manifest)
-        for count in (1_000, 5_000, 20_000):
-            peak = measure(count, manifest, Path(folder, str(count)))
-            print(f"{count:7,} sequences: {peak:.0f} MiB at most")
+        for precision in ("float32", "bfloat16"):
+            for count in (1_000, 5_000, 20_000):
+                peak = measure(count, precision, manifest, Path(folder, f"{precision}-{count}"))
+                print(f"{precision}, {count:6,} sequences: {peak:.0f} MiB at most")
 
 
-def measure(count: int, manifest: Path, folder: Path) -> float:
+def measure(count: int, precision: str, manifest: Path, folder: Path) -> float:
     """Return the peak memory, MiB, of embedding `count` sequences."""
     folder.mkdir()
     rng = random.Random(0)
     lengths = (LONGEST if i < 100 else rng.randint(10, 30) for i in range(count))
     job = make_job(
-        *(folder, (random_protein(rng, length) for length in lengths), manifest, MODEL, "float32"),
+        *(folder, (random_protein(rng, length) for length in lengths), manifest, MODEL, precision),
         tokens_per_batch=512,
         thresholds=Thresholds(sequences=500, seconds=300, bytes=1 << 30),
     )

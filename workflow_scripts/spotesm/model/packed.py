@@ -118,22 +118,27 @@ class PackedESM2(nn.Module):
             lengths: tokens of each sequence, in the same order; their sum is T.
             before_layer: called before each layer; what it raises ends the work.
         """
-        x = F.embedding(tokens, self.embedding)
-        attend = self.attention(lengths, self.device)
-        rotation = self.rotations.of(lengths)
-        products = self.products(len(tokens), self.embedding_dim, self.dtype, self.device)
-        hidden = {0: x} if 0 in outputs.layers else {}
+        n_tokens = len(tokens)
+        # What fills up the last rows is a sequence of its own, of which nothing is kept.
+        fill = -n_tokens % self.products.rows_at_once
+        filled = [*lengths, fill] if fill else lengths
+        x = F.embedding(F.pad(tokens, (0, fill)), self.embedding)
+        attend = self.attention(filled, self.device)
+        rotation = self.rotations.of(filled)
+        products = self.products(len(x), self.embedding_dim, self.dtype, self.device)
+        hidden = {0: x[:n_tokens]} if 0 in outputs.layers else {}
         maps = ContactMaps(self.contact_head, lengths if CONTACTS in outputs else [], self.device)
         depth = outputs.depth(self.n_layers)
         for number, layer in enumerate(self.layers[:depth], start=1):
             before_layer()
             query, key, value = layer.before_attention(x, rotation, products, self.regions)
             if CONTACTS in outputs:
-                maps.add_layer(number - 1, query, key)
+                maps.add_layer(number - 1, query[:n_tokens], key[:n_tokens])
             attended = attend(query, key, value)
             x = layer.after_attention(x, attended, products, self.regions)
             if number in outputs.layers:
-                hidden[number] = x
+                hidden[number] = x[:n_tokens]
+        x = x[:n_tokens]
         if depth == self.n_layers:
             x = self.final_norm(x)
         if self.n_layers in outputs.layers:

@@ -17,6 +17,8 @@ class Products:
     Were it given back after each product, a CPU would get it anew from the system, page by page.
     """
 
+    rows_at_once = 1
+
     def __init__(self, tokens: int, dim: int, dtype: torch.dtype, device: torch.device) -> None:
         # Two products are alive at once: a wide one, and one as wide as the model.
         self.wide = torch.empty(tokens * 4 * dim, dtype=dtype, device=device)
@@ -38,7 +40,12 @@ class FusedProducts:
 
     PyTorch's own way to it copies the bias first, and returns to memory before GELU. The operation
     is what PyTorch's compiler puts in place of linear layers; it is private, so a test watches it.
+
+    oneDNN compiles a kernel for each number of rows, which takes as long as to multiply hundreds of
+    them, and keeps a thousand kernels: batches are filled up, so that the numbers are few.
     """
+
+    rows_at_once = 64
 
     def __init__(self, *_: object) -> None:
         self.operation = torch.ops.mkldnn._linear_pointwise
