@@ -2,8 +2,9 @@
 
 cosmic-ray changes a line on disk, so that every process that the tests start runs the changed
 library; mutmut 3 cannot serve here, for it learns which tests call a function inside pytest's
-own process, and much of this library runs in others. A random sample of all mutants is judged, in
-a clone of HEAD; a second call goes on where the first was stopped. Survivors are printed, but for
+own process, and much of this library runs in others. All tests run once under coverage, in the
+process of each; then a random sample of all mutants is judged by the tests that execute the line,
+in a clone of HEAD; a second call goes on where the first was stopped. Survivors are printed, but for
 those that equivalent.toml names with a reason.
 """
 
@@ -15,6 +16,7 @@ import tomllib
 from pathlib import Path
 
 import click
+import judge
 from cosmic_ray.work_db import WorkDB, use_db
 from cosmic_ray.work_item import WorkerOutcome, WorkItem, WorkResult
 
@@ -33,7 +35,7 @@ CORE = (
     "commands/verify.py",
     "commands/export.py",
 )
-TIMEOUT_SECONDS = 900.0
+TIMEOUT_SECONDS = 3600.0  # the judge has its own
 # `int | None` in a signature is no line of the program, and faults exist for the tests alone.
 NOT_MUTATED = ("core/ReplaceBinaryOperator_BitOr_",)
 NOT_CORE = "embed/faults.py"
@@ -51,15 +53,18 @@ NOT_CORE = "embed/faults.py"
 def main(sample: int, seed: int, work: Path) -> None:
     """Judge a sample of the mutants of the core."""
     commit = git(REPOSITORY, "rev-parse", "--short", "HEAD")
-    clone, session = work / commit, work / f"{commit}-{seed}.sqlite"
+    folder = work / commit
+    clone, session = folder / "clone", folder / f"{seed}.sqlite"
     if not clone.exists():
         git(REPOSITORY, "clone", "--quiet", str(REPOSITORY), str(clone))
     git(clone, "checkout", "--quiet", "--force", commit)  # what a stopped call left changed
-    config = write_config(work, clone)
+    config = write_config(folder, clone)
     if not session.exists():
         cosmic_ray(clone, "init", config, session)
     with use_db(session) as database:
         skip_all_but(sample, seed, database)
+    if not (folder / judge.COVERAGE).exists():
+        judge.measure(clone, folder)
     cosmic_ray(clone, "exec", config, session)
     with use_db(session) as database:
         report(database)
