@@ -4,8 +4,8 @@ cosmic-ray changes a line on disk, so that every process that the tests start ru
 library; mutmut 3 cannot serve here, for it learns which tests call a function inside pytest's
 own process, and much of this library runs in others. All tests run once under coverage, in the
 process of each; then a random sample of all mutants is judged by the tests that execute the line,
-in a clone of HEAD; a second call goes on where the first was stopped. Survivors are printed, but for
-those that equivalent.toml names with a reason.
+in a clone of HEAD; a second call goes on where the first was stopped. Survivors are printed, but
+for those that equivalent.toml names with a reason.
 """
 
 import os
