@@ -116,6 +116,21 @@ def test_paths_are_as_the_workflow_sees_them(
     assert configs["x"]["datasets"]["x"] == seen.format(**places)
 
 
+@pytest.mark.parametrize("directory", ["", "elsewhere"])
+def test_earlier_results_are_named_by_dataset_or_path(folder: Path, directory: str) -> None:
+    for place in (f"{directory}/results/old", "kept"):
+        path = folder / place.lstrip("/") / "embeddings.h5"
+        path.parent.mkdir(parents=True)
+        path.touch()
+    configs = make("a.fasta", directory=Path(directory), reuse=["kept/embeddings.h5", "old"])
+    kept = str(folder / "kept/embeddings.h5") if directory else "kept/embeddings.h5"
+    assert configs["a"]["reuse"] == [kept, "results/old/embeddings.h5"]
+    (folder / "old").touch()  # a file of that name is what was typed
+    assert make("a.fasta", reuse=["old"])["a"]["reuse"] == ["old"]
+    with pytest.raises(UserError, match=r"reuse: .*/none: no such file, and no dataset"):
+        make("a.fasta", reuse=["none"])
+
+
 @pytest.mark.usefixtures("folder")
 def test_each_file_is_a_dataset_with_the_same_settings() -> None:
     configs = make("a.fasta", "b.v2.fa.gz", "more", each=True, layers=[0])

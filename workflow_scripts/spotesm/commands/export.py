@@ -3,6 +3,7 @@
 Nothing is held in memory but some rows at a time, and the ids.
 """
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from difflib import get_close_matches
@@ -28,6 +29,7 @@ from spotesm.commands.exports.text import CSV, TSV
 from spotesm.hdf5.reader import Embeddings, opened
 from spotesm.request.outputs import output_of
 
+SECONDS_BETWEEN_LINES = 60.0
 FORMATS = {
     format.name: format for format in (H5, NPZ, PARQUET, CSV, TSV, H5AD, PT, BIOTRAINER, SKBIO)
 }
@@ -106,19 +108,31 @@ def choose_keys(embeddings: Embeddings, format: Format, key: str | None) -> list
 
 @contextmanager
 def progress(total: int, output: Path) -> Iterator[Callable[[int], None]]:
-    """Show a bar on a terminal; it is told how many more records are done."""
+    """Show a bar, or lines where no terminal is; it is told how many more records are done."""
     console = Console(stderr=True)
+    if not console.is_terminal:
+        yield lines(total, output)
+        return
     columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    bar = Progress(
-        *columns,
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-        disable=not console.is_terminal,
-    )
-    with bar:
+    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task(escape(output.name), total=total)
         yield lambda records: bar.advance(task, records)
+
+
+def lines(
+    total: int, output: Path, clock: Callable[[], float] = time.monotonic
+) -> Callable[[int], None]:
+    """Return what says how many records are done, in a line a minute."""
+    done, said = 0, clock()
+
+    def advance(records: int) -> None:
+        nonlocal done, said
+        done, now = done + records, clock()
+        if now - said >= SECONDS_BETWEEN_LINES:
+            said = now
+            click.echo(f"{output}: {done:,} of {total:,} records", err=True)
+
+    return advance
 
 
 def describe(records: Records) -> str:

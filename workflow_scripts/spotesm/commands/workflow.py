@@ -93,7 +93,8 @@ INPUT_OPTIONS = (
         "--reuse",
         metavar="PATH",
         multiple=True,
-        help="An earlier embeddings.h5: what it has is not computed again. May be given again.",
+        help="An earlier embeddings.h5, or the name of a dataset in results: what it has is not "
+        "computed again. May be given again.",
     ),
 )
 DIRECTORY = click.option(
@@ -129,7 +130,7 @@ def make_configs(
     Paths are relative to `directory` where they lie below it, else absolute.
 
     Args:
-        reuse: earlier merged files.
+        reuse: earlier merged files, or names of datasets whose results are in `directory`.
         asked: model, outputs and layers; None for what was not given.
 
     Raises:
@@ -143,7 +144,7 @@ def make_configs(
         ) -> dict:
             own = place(weights) if weights and is_path_of_weights(weights) else weights
             paths = [place(file) for file in files]
-            earlier = [place(file) for file in reuse]
+            earlier = [place(_find_earlier(name, directory)) for name in reuse]
             return _make_config(dataset, paths, nucleotide, weights=own, reuse=earlier, **asked)
 
         checked = check_config(config_with(_absolute))
@@ -181,6 +182,12 @@ def _datasets(fasta: Sequence[str], name: str | None, each: bool) -> dict[str, l
                 "one, or embed it alone with --name"
             )
     return datasets
+
+
+def _find_earlier(name: str, directory: Path) -> str:
+    """Return the result of a dataset of that name; a path as it is."""
+    own = directory / DatasetPaths.of(name).embeddings
+    return str(own) if "/" not in name and not Path(name).exists() and own.is_file() else name
 
 
 def _make_config(
