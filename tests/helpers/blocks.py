@@ -30,7 +30,8 @@ SMALL = {
     "hdf5.shard_file.CHUNK_BYTES": 3 * ROW,
     "hdf5.shard_file.ROWS_AT_ONCE": 3,
     "sequences.compression.BLOCK_BYTES": 8,  # as many as are looked at before the first is read
-    "sequences.sharding._ID_HASHES_AT_ONCE": 3,
+    "sequences.fasta.BLOCK_CHARACTERS": 7,
+    "sequences.sharding.ID_HASHES_AT_ONCE": 3,
     "weights.downloads.BLOCK_BYTES": 1000,
     "weights.prepared.READ_BYTES": 1000,
 }
@@ -42,6 +43,7 @@ NO_BLOCK = {
     ),
     "model.budget.GPU_BUSY": "tokens that keep a GPU busy",
     "model.packed.ROTARY_BASE": "of the model",
+    "model.attention.KEYS_AT_ONCE": "of PyTorch's kernel",
     "request.config.ESM1_WINDOW": "of the model",
     "weights.architectures.ESM1_POSITIONS": "of the model",
     "weights.hugging_face._ROTARY_BASE": "of the model",

@@ -2,11 +2,16 @@ import bz2
 import gzip
 import logging
 import lzma
+import re
 from collections.abc import Callable
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 from spotesm.base.failures import InputError
+from spotesm.sequences import fasta
 from spotesm.sequences.compression import zstd
 from spotesm.sequences.fasta import Record, RejectedSequence, normalise, read_fasta
 from spotesm.sequences.reasons import Reason
@@ -233,3 +238,62 @@ def test_a_sequence_in_the_header_is_recognised(tmp_path: Path, header: bytes, s
     with pytest.raises(RejectedSequence) as caught:
         normalise(record)
     assert ("seems to stand in the header" in caught.value.reason.detail) == said
+
+
+# -- blocks ----------------------------------------------------------------------------------------
+
+
+def read_line_by_line(content: bytes) -> list[Record] | str:
+    """The records, or where the first fault is; a line, and then another, as one would say it."""
+    lines = re.split(rb"\r\n|\r|\n", content.removeprefix(b"\xef\xbb\xbf"))
+    records: list[tuple[str, list[bytes], bytes]] = []
+    for number, line in enumerate(lines, start=1):
+        if b"\0" in line:
+            return f"line {number}: not a text file"
+        if line.startswith(b">"):
+            identifier, *rest = re.split(rb"[ \t]", line[1:].strip(b" \t"), maxsplit=1)
+            try:
+                records.append((identifier.decode(), [], b"".join(rest)))
+            except UnicodeDecodeError:
+                return f"line {number}: its id is not UTF-8 text"
+        elif records:
+            records[-1][1].append(line.strip(b" \t\v\f"))
+        elif line.strip(b" \t\v\f") and not line.startswith((b";", b"#")):
+            return f"line {number}: not FASTA"
+    return [Record(name, b"".join(lines), description) for name, lines, description in records]
+
+
+pieces = st.sampled_from(
+    [
+        b">",
+        b"\n",
+        b"\n>",
+        b"\r",
+        b"\r\n",
+        b" ",
+        b"\t",
+        b"\v",
+        b";",
+        b"A",
+        b"MKV",
+        b"a-",
+        b"\xc3\xa9",
+        b"\xff",
+    ]
+)
+
+
+@given(st.lists(pieces, max_size=30).map(b"".join), st.sampled_from([1, 2, 7, 1 << 20]))
+@example(b">a\n\n>b\nMK\n>", 2)
+@example(b">a\nM\0K\n", 1)
+def test_blocks_of_any_size_read_as_line_by_line(content: bytes, size: int) -> None:
+    expected = read_line_by_line(content)
+    with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(fasta, "BLOCK_CHARACTERS", size)
+        path = Path(folder, "in.fasta")
+        path.write_bytes(content)
+        try:
+            assert list(read_fasta([path])) == expected
+        except InputError as error:
+            said = str(error)
+            assert "the file is empty" in said if expected == [] else str(expected) in said

@@ -4,6 +4,7 @@ import io
 import logging
 import re
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,13 +15,19 @@ from spotesm.sequences.reasons import EMPTY, INVALID_CHARACTER, Reason
 
 log = logging.getLogger(__name__)
 
-BOM = b"\xef\xbb\xbf".decode("latin-1")
+BYTES = "latin-1"  # has a character for each byte: only ids must be UTF-8
+BOM = b"\xef\xbb\xbf".decode(BYTES)
 COMMENTS = (";", "#")  # what lines before the first record may begin with
 MARGINS = " \t\v\f\n"  # around the sequence on a line: layout
+RARE_MARGINS = "\t\v\f"
+LINE_END = "\n"
+BLOCK_CHARACTERS = 1 << 20
 DELETED = b"- "  # in a sequence: gaps of an alignment, and blanks between blocks of residues
 STOPS = (b"*", b".")  # gffread writes the dot
 CHAIN_SEPARATORS = ":/"
 LEAST_SEQUENCE_IN_HEADER = 5
+TAR = "a tar archive; unpack it, and name what is in it"
+NOT_TEXT = "not a text file (it holds a NUL byte)"
 # What a file that is no FASTA may begin with.
 LOOKS = (
     ("@", "FASTQ"),
@@ -30,7 +37,7 @@ LOOKS = (
     ("CLUSTAL", "a Clustal alignment"),
     ("version https://git-lfs", "a pointer of Git LFS"),
 )
-_ID_ENDS = re.compile(rb"[ \t]")
+_ID_ENDS = re.compile(r"[ \t]")
 _LETTERS = set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _LETTERS_OF_ALPHABET = bytes(_LETTERS & set(RESIDUES))
 _LETTERS_OUTSIDE_ALPHABET = bytes(_LETTERS - set(RESIDUES))
@@ -59,6 +66,10 @@ class Record(NamedTuple):
     description: bytes
 
 
+# Its own constructor takes three times as long, which shows at hundreds of millions of records.
+_new_record = partial(tuple.__new__, Record)
+
+
 class Normalised(NamedTuple):
     """A sequence as ESM-2 sees it.
 
@@ -73,6 +84,11 @@ class Normalised(NamedTuple):
     removed: int
 
 
+def is_normal(raw: bytes) -> bool:
+    """Whether a sequence is as ESM-2 sees it already, as nearly all are."""
+    return bool(raw) and not raw.translate(None, _LETTERS_OF_ALPHABET)
+
+
 def normalise(record: Record) -> Normalised:
     """Return the sequence of a record as ESM-2 sees it.
 
@@ -83,8 +99,8 @@ def normalise(record: Record) -> Normalised:
         RejectedSequence: nothing is left (`empty`), or something is no letter
             (`invalid_character`).
     """
-    if record.raw and not record.raw.translate(None, delete=_LETTERS_OF_ALPHABET):
-        return Normalised(record.raw, replaced=0, removed=0)  # as nearly all are
+    if is_normal(record.raw):
+        return Normalised(record.raw, replaced=0, removed=0)
     letters = record.raw.upper().translate(None, delete=DELETED)
     sequence = letters[:-1] if letters.endswith(STOPS) else letters
     if not sequence:
@@ -161,8 +177,7 @@ class _FastaFile:
         """Yield its records."""
         try:
             with open(self.path, "rb", buffering=0) as raw:
-                # Latin-1 has a character for each byte: only ids must be UTF-8.
-                text = io.TextIOWrapper(open_by_content(raw, str(self.path)), encoding="latin-1")
+                text = io.TextIOWrapper(open_by_content(raw, str(self.path)), encoding=BYTES)
                 yield from self._parse(text)
         except DAMAGE as error:
             after = f", after line {self.n_lines}" if self.n_lines else ""
@@ -173,45 +188,91 @@ class _FastaFile:
             raise InputError(f"{self.path}: cannot be read ({error.strerror or error})") from error
 
     def _parse(self, text: io.TextIOWrapper) -> Iterator[Record]:
-        header: tuple[str, bytes] = ("", b"")
-        lines: list[str] = []
-        for line in text:
+        """Split blocks of whole lines before every line that begins with `>`."""
+        begun = [self._find_first_record(text)]
+        while lines := text.read(BLOCK_CHARACTERS):
+            lines += text.readline()
+            if "\0" in lines:
+                line = self.n_lines + lines.partition("\0")[0].count("\n") + 1
+                raise self._error(NOT_TEXT, line)
+            rest, *records = f"\n{lines.removesuffix(LINE_END)}".split("\n>")
+            begun.append(rest)
+            if records:
+                if not lines.isascii():
+                    self._check_ids(records, self.n_lines + rest.count("\n"))
+                blanks = any(blank in lines for blank in RARE_MARGINS)
+                yield _read_record("".join(begun), blanks=True)
+                *whole, last = records
+                for record in whole:
+                    yield _read_record(record, blanks)
+                begun = [last]
+            self.n_lines += lines.count("\n")
+        if self.in_record:
+            yield _read_record("".join(begun), blanks=True)
+
+    def _find_first_record(self, text: io.TextIOWrapper) -> str:
+        """Return the first header, after comments; nothing if there is none."""
+        for line in iter(text.readline, ""):
             self.n_lines += 1
             if "\0" in line:
-                raise self._error(
-                    "a tar archive; unpack it, and name what is in it"
-                    if self.n_lines == 1 and "ustar" in line
-                    else "not a text file (it holds a NUL byte)"
-                )
+                is_tar = self.n_lines == 1 and "ustar" in line
+                raise self._error(TAR if is_tar else NOT_TEXT, self.n_lines)
             if self.n_lines == 1:
                 line = line.removeprefix(BOM)
             if line[:1] == ">":
-                if self.in_record:
-                    yield Record(header[0], "".join(lines).encode("latin-1"), header[1])
-                header, lines = self._read_header(line), []
+                self._check_ids([line[1:]], self.n_lines - 1)
                 self.in_record = True
-            elif self.in_record:
-                lines.append(line.strip(MARGINS))
-            else:
-                self._check_is_comment(line)
-        if self.in_record:
-            yield Record(header[0], "".join(lines).encode("latin-1"), header[1])
+                return line[1:].removesuffix(LINE_END)
+            self._check_is_comment(line)
+        return ""
 
-    def _read_header(self, line: str) -> tuple[str, bytes]:
-        """Return id and description."""
-        title = line[1:].strip(" \t\n").encode("latin-1")
-        identifier, *description = _ID_ENDS.split(title, 1)
-        try:
-            return identifier.decode(), b"".join(description)
-        except UnicodeDecodeError as error:
-            raise self._error("its id is not UTF-8 text; convert the file to UTF-8") from error
+    def _check_ids(self, records: Sequence[str], n_lines: int) -> None:
+        """Check that ids are text; so many lines are before these records."""
+        for record in records:
+            try:
+                _decode(_split_title(record.partition(LINE_END)[0])[0])
+            except UnicodeDecodeError as error:
+                problem = "its id is not UTF-8 text; convert the file to UTF-8"
+                raise self._error(problem, n_lines + 1) from error
+            n_lines += 1 + record.count(LINE_END)
 
     def _check_is_comment(self, line: str) -> None:
         if line.strip(MARGINS) and not line.startswith(COMMENTS):
             looks = next(
                 (f" (it looks like {what})" for s, what in LOOKS if line.startswith(s)), ""
             )
-            raise self._error(f"not FASTA{looks}; the first line with text must begin with '>'")
+            problem = f"not FASTA{looks}; the first line with text must begin with '>'"
+            raise self._error(problem, self.n_lines)
 
-    def _error(self, problem: str) -> InputError:
-        return InputError(f"{self.path}, line {self.n_lines}: {problem}")
+    def _error(self, problem: str, line: int) -> InputError:
+        return InputError(f"{self.path}, line {line}: {problem}")
+
+
+def _read_record(text: str, blanks: bool) -> Record:
+    """Read a record of the lines that follow a `>`; blanks may be around any of them.
+
+    Args:
+        blanks: whether others than spaces may be.
+    """
+    header, _, body = text.partition(LINE_END)
+    if blanks or " " in body:
+        body = "".join(line.strip(MARGINS) for line in body.split(LINE_END))
+    else:
+        body = body.replace(LINE_END, "")
+    identifier, description = _split_title(header)
+    return _new_record((_decode(identifier), body.encode(BYTES), description.encode(BYTES)))
+
+
+def _split_title(header: str) -> tuple[str, str]:
+    """Return id and description, a character a byte."""
+    title = header.strip(" \t")
+    if "\t" in title:
+        identifier, *description = _ID_ENDS.split(title, 1)
+        return identifier, "".join(description)
+    identifier, _, description = title.partition(" ")
+    return identifier, description
+
+
+def _decode(identifier: str) -> str:
+    """Return an id, of which each character was a byte, as the text that it is."""
+    return identifier if identifier.isascii() else identifier.encode(BYTES).decode()

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import BinaryIO
 
@@ -15,8 +16,8 @@ import numpy as np
 from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import InputError
 from spotesm.base.limits import allow_open_files
-from spotesm.sequences.digests import KEY_BYTES, digest_sequence, from_bytes, hash_bytes
-from spotesm.sequences.fasta import RejectedSequence, normalise, read_fasta
+from spotesm.sequences.digests import KEY_BYTES, digest_sequence, from_bytes
+from spotesm.sequences.fasta import RejectedSequence, is_normal, normalise, read_fasta
 from spotesm.sequences.rejected import SPLIT, read_rejected, writing_rejected
 
 log = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ SEVERAL_BASES = b"RYSWKMBDHVX"  # the codes for several, few in real nucleotides
 MOST_SEVERAL = 0.1
 LEAST_BASES = 20  # shorter peptides may well have no other letters
 MOST_LIKE_NUCLEOTIDES = 0.5
-_ID_HASHES_AT_ONCE = 1 << 20
+ID_HASHES_AT_ONCE = 1 << 20
 
 
 @dataclass(frozen=True)
@@ -84,36 +85,36 @@ def split_fasta(
             for `kept`.
     """
     counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-    residues_like_nucleotides = 0
+    residues = residues_like_nucleotides = 0
     with ExitStack() as stack:
         allow_open_files(len(shards))
         files = [stack.enter_context(_open_replacing(stack, path)) for path in shards]
         rejects = stack.enter_context(writing_rejected(rejected))
         for line in read_rejected(contigs.rejected) if contigs else ():
             rejects.pass_on(line)
-        id_hashes = stack.enter_context(tempfile.TemporaryFile(dir=rejected.parent))
+        ids = _Ids(stack.enter_context(tempfile.TemporaryFile(dir=rejected.parent)))
         for ordinal, record in enumerate(read_fasta(inputs)):
-            identifier = record.identifier.encode()
-            id_hashes.write(hash_bytes(identifier))
-            try:
-                sequence, replaced, removed = normalise(record)
-            except RejectedSequence as error:
-                counts["n_rejected"] += 1
-                rejects.add(ordinal, record.identifier, SPLIT, error.reason)
-                continue
-            counts["n_residues"] += len(sequence)
-            if replaced or removed:
+            ids.add(record.identifier)
+            sequence = record.raw
+            if not is_normal(sequence):
+                try:
+                    sequence, replaced, removed = normalise(record)
+                except RejectedSequence as error:
+                    counts["n_rejected"] += 1
+                    rejects.add(ordinal, record.identifier, SPLIT, error.reason)
+                    continue
                 counts["n_replaced_residues"] += replaced
                 counts["n_removed_characters"] += removed
-            if is_unknown(sequence):
-                counts["n_unknown_proteins"] += 1
-            if is_like_nucleotides(sequence):
-                counts["n_like_nucleotides"] += 1
-                residues_like_nucleotides += len(sequence)
+            residues += len(sequence)
+            if not sequence[:LEAST_BASES].strip(BASES + SEVERAL_BASES):  # so that few are looked at
+                counts["n_unknown_proteins"] += is_unknown(sequence)
+                if is_like_nucleotides(sequence):
+                    counts["n_like_nucleotides"] += 1
+                    residues_like_nucleotides += len(sequence)
             shard = choose_shard(digest_sequence(sequence), len(shards))
-            files[shard].write(b">%d %s\n%s\n" % (ordinal, identifier, sequence))
-        counts["n_records"] = ordinal + 1
-        counts["n_repeated_ids"] = _count_repeats(id_hashes)
+            files[shard].write(b">%d %s\n%s\n" % (ordinal, record.identifier.encode(), sequence))
+        counts["n_records"], counts["n_residues"] = len(ids), residues
+        counts["n_repeated_ids"] = ids.count_repeats()
         _log_counts(counts)
         if not surely_proteins:
             _refuse_nucleotides(inputs, counts, residues_like_nucleotides)
@@ -142,8 +143,7 @@ def is_unknown(sequence: bytes) -> bool:
 
 def is_like_nucleotides(sequence: bytes) -> bool:
     """Whether a normalised sequence is made of the letters of DNA or RNA alone, and not short."""
-    # Nearly all proteins show by their first residues that they are some.
-    if len(sequence) < LEAST_BASES or sequence[:LEAST_BASES].strip(BASES + SEVERAL_BASES):
+    if len(sequence) < LEAST_BASES:
         return False
     others = sequence.translate(None, delete=BASES)
     return len(others) <= MOST_SEVERAL * len(sequence) and not others.translate(
@@ -170,21 +170,47 @@ def _refuse_nucleotides(inputs: Sequence[Path], counts: Counter[str], residues: 
         )
 
 
-def _count_repeats(hashes: BinaryIO) -> int:
-    """Count the values that repeat an earlier one, in a file of 8-byte hashes.
+class _Ids:
+    """Counts ids, and those that repeat an earlier one, by their hashes in a file.
 
-    Sorted in the file, so that hundreds of millions of ids need disk, not memory. The chance
-    that two of 300 million different ids share a hash is 1 in 400.
+    So hundreds of millions of ids need disk, not memory. The chance that two of 300 million
+    different ones share a hash is 1 in 400.
     """
-    hashes.flush()
-    if not hashes.tell():
-        return 0
-    values = np.memmap(hashes, dtype=np.uint64, mode="r+")
-    values.sort()
-    return sum(
-        int(np.count_nonzero(np.diff(values[start : start + _ID_HASHES_AT_ONCE + 1]) == 0))
-        for start in range(0, len(values), _ID_HASHES_AT_ONCE)
-    )
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._last = array("q")  # those that are not in the file yet
+        self._n_written = 0
+
+    def __len__(self) -> int:
+        return self._n_written + len(self._last)
+
+    def add(self, identifier: str) -> None:
+        """Take the next one."""
+        self._last.append(hash(identifier))  # Python's, the same for as long as this process lives
+        if len(self._last) >= ID_HASHES_AT_ONCE:
+            self._write()
+
+    def _write(self) -> None:
+        self._last.tofile(self._file)
+        self._n_written += len(self._last)
+        del self._last[:]
+
+    def count_repeats(self) -> int:
+        """Count them, one range of hashes after another."""
+        self._write()
+        n_ranges = -(-len(self) // ID_HASHES_AT_ONCE)
+        edges = [(number << 64) // n_ranges for number in range(n_ranges + 1)]
+        n_different = sum(self._count_different(*pair) for pair in pairwise(edges))
+        return len(self) - n_different
+
+    def _count_different(self, first: int, end: int) -> int:
+        found = []
+        self._file.seek(0)
+        for _ in range(0, len(self), ID_HASHES_AT_ONCE):
+            hashes = np.fromfile(self._file, np.uint64, ID_HASHES_AT_ONCE)
+            found.append(hashes[(hashes >= first) & (hashes <= end - 1)])
+        return len(np.unique(np.concatenate(found)))
 
 
 # What is worth a warning, where it is not 0.
