@@ -43,6 +43,15 @@ def test_tokens_count_before_their_batch_is_done(progress: Progress) -> None:
     assert told == [(17, 1), (25, 1), (40, 2), (60, 2), (60, 3)]
 
 
+def test_speed_and_time_to_go_are_of_what_this_attempt_did(progress: Progress) -> None:
+    progress.clock_started -= 10
+    progress.advance_within(5)  # of 50 that were to be done
+    now = progress.snapshot()
+    assert now.tokens_per_second == pytest.approx(0.5, rel=0.1)
+    assert now.seconds_to_go == pytest.approx(90, rel=0.1)
+    assert (now.tokens, now.tokens_done) == (60, 15)
+
+
 def advance(progress: Progress, index: int) -> None:
     results = rejected(np.zeros(1, dtype="V16"), Reason(TOO_LONG, ""))
     progress.advance(np.array([index]), results)

@@ -22,6 +22,9 @@ from cosmic_ray.work_item import WorkerOutcome, WorkItem, WorkResult
 
 HERE = Path(__file__).parent
 REPOSITORY = HERE.parents[1]
+sys.path.append(str(HERE.with_name("helpers")))
+from blocks import SMALL  # noqa: E402
+
 LIBRARY = "workflow_scripts/spotesm"
 CORE = (
     "base",
@@ -62,7 +65,7 @@ def main(sample: int, seed: int, work: Path) -> None:
     if not session.exists():
         cosmic_ray(clone, "init", config, session)
     with use_db(session) as database:
-        skip_all_but(sample, seed, database)
+        skip_all_but(sample, seed, clone, database)
     if not (folder / judge.COVERAGE).exists():
         judge.measure(clone, folder)
     cosmic_ray(clone, "exec", config, session)
@@ -105,18 +108,24 @@ def write_config(work: Path, clone: Path) -> Path:
     return path
 
 
-def skip_all_but(sample: int, seed: int, database: WorkDB) -> None:
+def skip_all_but(sample: int, seed: int, clone: Path, database: WorkDB) -> None:
     """Mark what is not in the sample as skipped; the same seed draws the same mutants."""
-    items = sorted(filter(is_mutated, database.work_items), key=place_of)
+    items = sorted((item for item in database.work_items if is_mutated(item, clone)), key=place_of)
     drawn = {item.job_id for item in random.Random(seed).sample(items, min(sample, len(items)))}
     done = {job for job, _ in database.results}
     others = {item.job_id for item in database.work_items} - drawn - done
     database.set_multiple_results(others, WorkResult(WorkerOutcome.SKIPPED))
 
 
-def is_mutated(item: WorkItem) -> bool:
-    """Whether a mutant counts."""
-    return not item.mutations[0].operator_name.startswith(NOT_MUTATED)
+def is_mutated(item: WorkItem, clone: Path) -> bool:
+    """Whether a mutant counts: not in signatures, nor the size of a block, which all tests shrink."""
+    mutation = item.mutations[0]
+    if mutation.operator_name.startswith(NOT_MUTATED):
+        return False
+    line = (clone / mutation.module_path).read_text("utf-8").splitlines()[mutation.start_pos[0] - 1]
+    names = line.partition(" = ")[0].split(", ")
+    module = ".".join(mutation.module_path.relative_to(LIBRARY).with_suffix("").parts)
+    return not {f"{module}.{name}" for name in names} & SMALL.keys()
 
 
 def place_of(item: WorkItem) -> tuple:

@@ -285,6 +285,7 @@ pieces = st.sampled_from(
 
 @given(st.lists(pieces, max_size=30).map(b"".join), st.sampled_from([1, 2, 7, 1 << 20]))
 @example(b">a\n\n>b\nMK\n>", 2)
+@example(b">a\nMKV\nMKV\n>b\nMK\n>\xff\nMK\n", 1 << 20)
 @example(b">a\nM\0K\n", 1)
 def test_blocks_of_any_size_read_as_line_by_line(content: bytes, size: int) -> None:
     expected = read_line_by_line(content)
