@@ -118,7 +118,7 @@ def skip_all_but(sample: int, seed: int, clone: Path, database: WorkDB) -> None:
 
 
 def is_mutated(item: WorkItem, clone: Path) -> bool:
-    """Whether a mutant counts: not in signatures, nor the size of a block, which all tests shrink."""
+    """Whether a mutant counts; not the size of a block, which every test makes small."""
     mutation = item.mutations[0]
     if mutation.operator_name.startswith(NOT_MUTATED):
         return False
