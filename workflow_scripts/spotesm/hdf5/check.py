@@ -37,6 +37,7 @@ def check_shard(path: Path, shard: Shard, settings: dict) -> None:
 
 
 def _find_problems(file: h5py.File, shard: Shard, ids: np.ndarray, settings: dict) -> Iterator[str]:
+    """Yield what is wrong; what comes after the first problem relies on that one's absence."""
     if json.loads(file.attrs["fingerprint"]) != settings:
         yield "was computed with other settings"
     if any(not _equal(file.attrs[name], as_attribute(x)) for name, x in settings.items()):
@@ -53,7 +54,6 @@ def _find_problems(file: h5py.File, shard: Shard, ids: np.ndarray, settings: dic
     reasons, details = read_reasons(file, slice(None))
     if {len(reasons), len(details), len(file["windows"])} != {len(of_record)}:
         yield "does not say of every record what became of it"
-        return
     embedded = reasons == ""
     if not set(reasons[~embedded]) <= set(KEYWORDS):
         yield "rejects records for reasons that there are not"
@@ -100,7 +100,6 @@ def _find_problems_of_ragged(
     spans = read_spans(file)
     if any(len(n) != len(embedded) for span in spans.values() for n in span):
         yield "does not say of every record where its values are"
-        return
     lengths, windows = file["lengths"][:][embedded], file["windows"][:][embedded]
     usual = windows == request.long_sequences.count_windows(lengths)
     for key in expected:

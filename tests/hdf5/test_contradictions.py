@@ -1,0 +1,249 @@
+"""Files that are whole HDF5, but say of themselves what cannot be."""
+
+import dataclasses
+import gzip
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+from spotesm import Embeddings
+from spotesm.base.durable import read_json
+from spotesm.base.failures import IncompleteError, InputError
+from spotesm.hdf5.check import check_shard
+from spotesm.hdf5.index import check_index
+from spotesm.hdf5.integrity import check_integrity
+from spotesm.hdf5.reader import opened
+from spotesm.hdf5.reuse import UnfitFile, open_earlier
+from spotesm.request.outputs import Outputs
+from spotesm.sequences.digests import from_bytes
+from spotesm.sequences.sharding import Shard
+from spotesm.weights.architectures import ARCHITECTURES
+
+DATA = Path(__file__).parents[1] / "data/format-1"
+N = 5  # records of the shard, of which the third is rejected
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A whole shard and its merged file, of a model of eight dimensions."""
+    small = dataclasses.replace(ARCHITECTURES["esm2_t6_8M_UR50D"], embedding_dim=8)
+    monkeypatch.setitem(ARCHITECTURES, "esm2_t6_8M_UR50D", small)
+    shutil.copytree(DATA, tmp_path / "whole")
+    for packed in (tmp_path / "whole").glob("*.gz"):
+        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
+    return tmp_path / "whole"
+
+
+def resize(file: h5py.File, name: str, by: int) -> None:
+    """Make a dataset of records longer or shorter at its end."""
+    values = file[name][:]
+    dtype = file[name].dtype
+    del file[name]
+    values = values[:by] if by < 0 else np.concatenate([values, values[-1:]])
+    file.create_dataset(name, data=values, dtype=dtype)
+
+
+# -- a shard's file --------------------------------------------------------------------------------
+
+
+def said_of_shard(folder: Path) -> str:
+    shard, settings = Shard.index(folder / "1-of-1.fasta"), read_json(folder / "fingerprint.json")
+    with pytest.raises(IncompleteError) as caught:
+        check_shard(folder / "1-of-1.h5", shard, settings)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("by", [-1, 1])
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        (("reasons", "windows"), "what became of it"),
+        (("windows",), "what became of it"),
+        (("residues/starts", "residues/sizes"), "where its values are"),
+        (("contacts/starts",), "where its values are"),
+    ],
+)
+def test_every_record_is_spoken_of(
+    folder: Path, names: tuple[str, ...], by: int, said: str
+) -> None:
+    with h5py.File(folder / "1-of-1.h5", "r+") as file:
+        assert len(file["windows"]) == N
+        for name in names:
+            resize(file, name, by)
+    assert f"does not say of every record {said}" in said_of_shard(folder)
+
+
+@pytest.mark.parametrize("numbers", [[3, 0, 0, 0, 0], [0, 0, 3, 0, 0], [0, 1, 2, 0, 3], [1, 1], []])
+def test_origins_of_a_shard_are_named_for_each_record(folder: Path, numbers: list[int]) -> None:
+    shard, settings = Shard.index(folder / "1-of-1.fasta"), read_json(folder / "fingerprint.json")
+    with h5py.File(folder / "1-of-1.h5", "r+") as file:
+        file["reused"] = np.array([0, 1, 2, 2, 1], np.uint16)
+        file.attrs["reused_from"] = ["a.h5", "b.h5"]
+    check_shard(folder / "1-of-1.h5", shard, settings)
+    with h5py.File(folder / "1-of-1.h5", "r+") as file:
+        del file["reused"]
+        file["reused"] = np.array(numbers, np.uint16)
+    assert "does not say of every record whence it is reused" in said_of_shard(folder)
+
+
+# -- a merged file ---------------------------------------------------------------------------------
+
+
+def test_origins_of_a_merged_file_are_named_for_each_row(folder: Path) -> None:
+    path = folder / "embeddings.h5"
+    with h5py.File(path) as file:
+        n = len(file["digests"])
+    right = np.arange(n) % 3
+    for numbers, names in (
+        (right, None),
+        (None, ["a.h5", "b.h5"]),
+        (right[:-1], ["a.h5", "b.h5"]),
+        *(
+            (np.where(np.arange(n) == place, 3, 0), ["a.h5", "b.h5"])
+            for place in (0, n // 2, n - 1)
+        ),
+    ):
+        with h5py.File(path, "r+") as file:
+            for found in {"reused"} & file.keys():
+                del file[found]
+            for found in {"reused_from"} & file.attrs.keys():
+                del file.attrs[found]
+            if numbers is not None:
+                file["reused"] = numbers.astype(np.uint16)
+            if names:
+                file.attrs["reused_from"] = names
+        with (
+            opened(path) as embeddings,
+            pytest.raises(IncompleteError, match="whence it is reused"),
+        ):
+            check_integrity(embeddings)
+    with h5py.File(path, "r+") as file:
+        del file["reused"]
+        file["reused"] = right.astype(np.uint16)
+    with opened(path) as embeddings:
+        check_integrity(embeddings)
+
+
+def name_another_model(file: h5py.File) -> None:
+    fingerprint = json.loads(file.attrs["fingerprint"])
+    file.attrs.update(model="esm9", fingerprint=json.dumps({**fingerprint, "model": "esm9"}))
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (name_another_model, "of esm9, which is no model we know"),
+        (lambda file: file.create_group("index"), "its index is not whole"),
+    ],
+    ids=["model", "index"],
+)
+def test_what_a_merged_file_cannot_be(
+    folder: Path, change: Callable[[h5py.File], object], said: str
+) -> None:
+    path = folder / "embeddings.h5"
+    with h5py.File(path, "r+") as file:
+        change(file)
+        if "index" in file:
+            for name in ("id_keys", "id_rows", "digest_keys", "digest_rows"):
+                file.create_dataset(f"index/{name}", (3,), np.uint64, chunks=(1,))
+    with opened(path) as embeddings, pytest.raises(IncompleteError, match=said):
+        check_index(embeddings.file)
+        check_integrity(embeddings)
+
+
+def test_a_folder_that_cannot_be_read_is_a_line(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "is_dir", refuse)
+    with pytest.raises(InputError, match=r"embeddings.h5: cannot be read \(Permission denied\)"):
+        Embeddings(folder / "embeddings.h5")
+
+
+# -- reuse -----------------------------------------------------------------------------------------
+
+MEANS = Outputs(("mean",), (0, 6))
+
+
+Asked = tuple[np.ndarray, np.ndarray]
+
+
+def ask_for_all(path: Path) -> Asked:
+    """Digests, ascending, and lengths of what a file has."""
+    with h5py.File(path) as file:
+        digests, first = np.unique(from_bytes(file["digests"][:]), return_index=True)
+        return digests, file["lengths"][:][first]
+
+
+def read_earlier(path: Path, of_shard: bool, keys: list[str], asked: Asked) -> int:
+    """Read what is asked for; of how many sequences something was found."""
+    digests, lengths = asked
+    with open_earlier(path, of_shard) as earlier:
+        which, rows = earlier.find(digests)
+        found = earlier.read(digests[which], lengths[which], rows, MEANS, keys)
+        return sum(len(results.digests) for results in found)
+
+
+def shorten(name: str) -> Callable[[h5py.File], None]:
+    return lambda file: resize(file, name, -1)
+
+
+def raise_by(more: int, name: str, place: int) -> Callable[[h5py.File], None]:
+    def change(file: h5py.File) -> None:
+        file[name][place] += more
+
+    return change
+
+
+def as_doubles(file: h5py.File) -> None:
+    values = file["mean/6"][:].astype(np.float64)
+    del file["mean/6"]
+    file["mean/6"] = values
+
+
+def drop(name: str) -> Callable[[h5py.File], None]:
+    return lambda file: file.__delitem__(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "said"),
+    [
+        ("1-of-1.h5", shorten("mean/6"), "has mean/6 in another shape"),
+        ("embeddings.h5", as_doubles, "has mean/6 in another shape"),
+        ("1-of-1.h5", shorten("lengths"), "does not say of every record how long it is"),
+        ("embeddings.h5", shorten("windows"), "has no windows of each record"),
+        *(
+            (name, raise_by(1, "lengths", place), "has lengths that are not")
+            for name in ("1-of-1.h5", "embeddings.h5")
+            for place in (0, 1, -1)
+        ),
+        *(
+            ("1-of-1.h5", raise_by(1000, "residues/sizes", place), "has no place for the values")
+            for place in (0, 1, -1)
+        ),
+        ("1-of-1.h5", drop("residues/starts"), "is damaged"),
+        ("embeddings.h5", drop("windows"), "is damaged"),
+    ],
+)
+def test_an_earlier_file_that_contradicts_itself_is_not_used(
+    folder: Path, name: str, change: Callable[[h5py.File], None], said: str
+) -> None:
+    path, of_shard = folder / name, name != "embeddings.h5"
+    keys, asked = ["mean/6", "residues/6"], ask_for_all(path)
+    assert read_earlier(path, of_shard, keys, asked) == len(asked[0])
+    with h5py.File(path, "r+") as file:
+        change(file)
+    with pytest.raises(UnfitFile, match=said):
+        read_earlier(path, of_shard, keys, asked)
+
+
+def test_an_earlier_shard_that_is_no_hdf5_is_not_used(folder: Path) -> None:
+    (folder / "1-of-1.h5").write_bytes(b"rubbish")
+    with pytest.raises(UnfitFile, match="cannot be read"), open_earlier(folder / "1-of-1.h5", True):
+        pass
