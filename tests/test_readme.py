@@ -1,4 +1,4 @@
-"""The blocks of README and docs, typed as they stand, in their order, in a folder as a user has it."""
+"""The blocks of README and docs, typed as they stand, in their order, in a user's folder."""
 
 import gzip
 import os

@@ -68,6 +68,45 @@ def test_no_sequence_sees_another(model: esm.model.esm2.ESM2) -> None:
             assert torch.equal(x, y) == (place != changed)
 
 
+@pytest.mark.parametrize("n_tokens", [3, 63, 64, 65, 700])
+def test_batches_are_filled_up_to_few_numbers_of_rows(
+    fair_esm: esm.model.esm2.ESM2, monkeypatch: pytest.MonkeyPatch, n_tokens: int
+) -> None:
+    """Where a kernel is compiled for each number; what fills them up is in no output."""
+    rows = set()
+
+    class Watched(FusedProducts):
+        def linear(self, x: torch.Tensor, *operands: torch.Tensor) -> torch.Tensor:
+            rows.add(len(x))
+            return super().linear(x, *operands)
+
+    lengths = [length for length in (n_tokens - 30, 27, 3) if 2 < length <= n_tokens]
+    rng = random.Random(6)
+    tokens = [tokenise(random_sequence(rng, length - 2).encode()) for length in lengths]
+    asked = Outputs(("residues", "logits", "contacts"), (0, 3, 6))
+    filled, plain = (
+        model_by(fair_esm, monkeypatch, way)(
+            torch.from_numpy(np.concatenate(tokens)).int(), lengths, asked
+        )
+        for way in (Watched, Products)
+    )
+    assert rows == {-(-sum(lengths) // 64) * 64}
+    for layer in (0, 3, 6):
+        assert len(filled.hidden[layer]) == sum(lengths)
+        torch.testing.assert_close(filled.hidden[layer], plain.hidden[layer], rtol=0, atol=1e-5)
+    scale = plain.logits.abs().max().item()  # of weights that were never trained, some tens
+    torch.testing.assert_close(filled.logits, plain.logits, rtol=0, atol=1e-5 * scale)
+    for ours, theirs in zip(filled.contacts, plain.contacts, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+def model_by(
+    fair_esm: esm.model.esm2.ESM2, monkeypatch: pytest.MonkeyPatch, way: type
+) -> engine.PackedESM2:
+    monkeypatch.setattr(engine, "choose_products", lambda *_: way)
+    return packed(fair_esm, torch.float32)
+
+
 def test_fused_products_are_no_further_from_float32(
     fair_esm: esm.model.esm2.ESM2, monkeypatch: pytest.MonkeyPatch
 ) -> None:
