@@ -17,7 +17,7 @@ from embeddings_files import EmbeddingsFile, write_embeddings
 from sequences import write_fasta
 from skbio.embedding import ProteinEmbedding, ProteinVector
 from spotesm.__main__ import main
-from spotesm.commands.export import FORMATS, lines
+from spotesm.commands.export import FORMATS
 from spotesm.commands.exports import records
 from spotesm.hdf5.reader import Embeddings
 
@@ -395,17 +395,6 @@ def test_a_block_is_bounded(
     for block in blocks:
         assert 1 <= len(block.ids) <= rows
         assert block.values.nbytes <= size or len(block.ids) == 1
-
-
-def test_without_a_terminal_a_line_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
-    seconds = iter([0, 59, 60, 119, 120])
-    advance = lines(5000, Path("out.csv"), lambda: next(seconds))
-    for _ in range(4):
-        advance(1000)
-    assert capsys.readouterr().err.splitlines() == [
-        "out.csv: 2,000 of 5,000 records",
-        "out.csv: 4,000 of 5,000 records",
-    ]
 
 
 def test_every_format_has_its_tests() -> None:

@@ -3,16 +3,11 @@
 Nothing is held in memory but some rows at a time, and the ids.
 """
 
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
 import click
-from rich.console import Console
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeRemainingColumn
 
 from spotesm.base.failures import InputError
 from spotesm.commands.exports.biotrainer import BIOTRAINER
@@ -26,10 +21,10 @@ from spotesm.commands.exports.per_protein import H5
 from spotesm.commands.exports.records import Records
 from spotesm.commands.exports.skbio import SKBIO
 from spotesm.commands.exports.text import CSV, TSV
+from spotesm.commands.progress import progress
 from spotesm.hdf5.reader import Embeddings, opened
 from spotesm.request.outputs import output_of
 
-SECONDS_BETWEEN_LINES = 60.0
 FORMATS = {
     format.name: format for format in (H5, NPZ, PARQUET, CSV, TSV, H5AD, PT, BIOTRAINER, SKBIO)
 }
@@ -71,7 +66,7 @@ def export(format: str, file: Path, output: Path, key: str | None, fasta: tuple[
         keys = choose_keys(embeddings, chosen, key)
         check_output([file, *fasta], output, chosen)
         check_places(embeddings, output, chosen)
-        with progress(len(embeddings), output) as advance:
+        with progress(str(output), len(embeddings), "records") as advance:
             records = Records(embeddings, keys, fasta, advance)
             chosen.write(records, output)
         click.echo(f"{output}: {describe(records)}, {count_bytes(output):,} bytes")
@@ -104,35 +99,6 @@ def choose_keys(embeddings: Embeddings, format: Format, key: str | None) -> list
     close = get_close_matches(key, there, 1)
     hint = f"did you mean {close[0]}? It" if close else "it"
     raise InputError(f"{embeddings.path}: has no {key}; {hint} has {', '.join(there)}")
-
-
-@contextmanager
-def progress(total: int, output: Path) -> Iterator[Callable[[int], None]]:
-    """Show a bar, or lines where no terminal is; it is told how many more records are done."""
-    console = Console(stderr=True)
-    if not console.is_terminal:
-        yield lines(total, output)
-        return
-    columns = (TextColumn("{task.description}"), BarColumn(), TaskProgressColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(escape(output.name), total=total)
-        yield lambda records: bar.advance(task, records)
-
-
-def lines(
-    total: int, output: Path, clock: Callable[[], float] = time.monotonic
-) -> Callable[[int], None]:
-    """Return what says how many records are done, in a line a minute."""
-    done, said = 0, clock()
-
-    def advance(records: int) -> None:
-        nonlocal done, said
-        done, now = done + records, clock()
-        if now - said >= SECONDS_BETWEEN_LINES:
-            said = now
-            click.echo(f"{output}: {done:,} of {total:,} records", err=True)
-
-    return advance
 
 
 def describe(records: Records) -> str:

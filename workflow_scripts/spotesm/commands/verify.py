@@ -4,7 +4,7 @@ import json
 import logging
 import random
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import chdir
 from itertools import pairwise, zip_longest
 from pathlib import Path
@@ -15,6 +15,7 @@ import torch
 
 from spotesm.base.failures import IncompleteError, InputError, WeightsError
 from spotesm.base.paths import weights_manifest
+from spotesm.commands.progress import progress
 from spotesm.hdf5.integrity import check_integrity
 from spotesm.hdf5.reader import Embeddings, opened
 from spotesm.model.reference import fair_esm_model, reference_values
@@ -92,14 +93,18 @@ def check(
         InputError: what it is to be compared with cannot be read.
     """
     chosen = choose_rows(embeddings, n_recomputed, random.Random(seed))
-    sequences = check_records(embeddings, fasta, rejected, set(chosen))
+    with progress("compared with the FASTA", len(embeddings), "rows") as advance:
+        sequences = check_records(embeddings, fasta, rejected, set(chosen), advance)
     click.echo(
         f"{len(embeddings)} rows are the records of the FASTA, in order: ids, lengths, digests"
     )
-    check_integrity(embeddings)
+    stored = sum(len(embeddings.file[key]) for key in embeddings.outputs)
+    with progress("values looked at", stored, "rows") as advance:
+        check_integrity(embeddings, advance)
     click.echo(f"all values of {', '.join(embeddings.outputs)} are finite")
     if chosen:
-        worst = recompute(embeddings, sequences, manifest)
+        with progress("recomputed by fair-esm", len(chosen), "rows") as advance:
+            worst = recompute(embeddings, sequences, manifest, advance)
         click.echo(
             f"{len(chosen)} rows recomputed by fair-esm: at most {worst:.1e} off, relatively"
         )
@@ -117,16 +122,23 @@ def choose_rows(embeddings: Embeddings, n: int, rng: random.Random) -> list[int]
 
 
 def check_records(
-    embeddings: Embeddings, fasta: Sequence[Path], rejected: Path, wanted: Collection[int]
+    embeddings: Embeddings,
+    fasta: Sequence[Path],
+    rejected: Path,
+    wanted: Collection[int],
+    advance: Callable[[int], object],
 ) -> dict[int, tuple[str, bytes]]:
     """Check that the rows are the records that were not rejected, in order.
+
+    Args:
+        advance: is told how many more rows have been looked at.
 
     Returns:
         Id and sequence of the rows `wanted`.
     """
     sequences = {}
     for row, (expected, actual) in enumerate(
-        zip_longest(accepted_sequences(fasta, rejected), stored_records(embeddings))
+        zip_longest(accepted_sequences(fasta, rejected), stored_records(embeddings, advance))
     ):
         if expected is None or actual is None:
             more = "FASTA" if actual is None else "file"
@@ -186,16 +198,19 @@ def read_ordinals(rejected: Path) -> array:
     return ordinals
 
 
-def stored_records(embeddings: Embeddings) -> Iterator[tuple[str, int, bytes]]:
+def stored_records(
+    embeddings: Embeddings, advance: Callable[[int], object]
+) -> Iterator[tuple[str, int, bytes]]:
     """Yield id, length and digest of every row."""
     for start in range(0, len(embeddings), ROWS_AT_ONCE):
-        rows = slice(start, start + ROWS_AT_ONCE)
+        rows = slice(start, min(start + ROWS_AT_ONCE, len(embeddings)))
         yield from zip(
             embeddings.file["sequence_ids"].asstr()[rows],
             embeddings.file["lengths"][rows].tolist(),
             (digest.tobytes() for digest in embeddings.file["digests"][rows]),
             strict=True,
         )
+        advance(rows.stop - start)
 
 
 # -- against fair-esm ------------------------------------------------------------------------------
@@ -249,11 +264,13 @@ def recompute(
     embeddings: Embeddings,
     sequences: Mapping[int, tuple[str, bytes]],
     manifest: Path | None,
+    advance: Callable[[int], object],
 ) -> float:
     """Compute rows by fair-esm's own forward, window by window; the worst relative difference.
 
     Args:
         sequences: id and sequence of the rows to compute.
+        advance: is told how many more rows have been computed.
 
     Raises:
         IncompleteError: a value is further off than its precision explains.
@@ -271,18 +288,27 @@ def recompute(
     worst = 0.0
     for row, (identifier, sequence) in sorted(sequences.items()):
         spans = request.long_sequences.spans(len(sequence))
-        if len(spans) != embeddings.file["windows"][row]:
-            continue  # it did not fit into memory in windows of the usual size
-        for key, expected in reference_values(model, sequence, spans, embeddings.outputs).items():
-            stored = embeddings.value(key, row).astype(np.float32)
-            off = float(np.abs(stored - expected).max() / max(1.0, np.abs(expected).max()))
-            if not off <= tolerance:
-                raise IncompleteError(
-                    f"{embeddings.path}, row {row} ({identifier}): {key} is {off:.1e} off what "
-                    f"fair-esm computes, more than {tolerance}"
-                )
-            worst = max(worst, off)
+        # Else it did not fit into memory in windows of the usual size.
+        if len(spans) == embeddings.file["windows"][row]:
+            expected = reference_values(model, sequence, spans, embeddings.outputs)
+            for key, off in differences(embeddings, row, expected):
+                if not off <= tolerance:
+                    raise IncompleteError(
+                        f"{embeddings.path}, row {row} ({identifier}): {key} is {off:.1e} off "
+                        f"what fair-esm computes, more than {tolerance}"
+                    )
+                worst = max(worst, off)
+        advance(1)
     return worst
+
+
+def differences(
+    embeddings: Embeddings, row: int, expected: Mapping[str, np.ndarray]
+) -> Iterator[tuple[str, float]]:
+    """Yield how far a row's values of each output are off, relatively to the largest of them."""
+    for key, values in expected.items():
+        stored = embeddings.value(key, row).astype(np.float32)
+        yield key, float(np.abs(stored - values).max() / max(1.0, np.abs(values).max()))
 
 
 def check_prepared(embeddings: Embeddings, weights: Weights, run_folder: Path) -> None:

@@ -1,6 +1,7 @@
 """Whether a merged file agrees with itself: its attributes, its datasets, each of its values."""
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 
@@ -16,14 +17,19 @@ from spotesm.weights.architectures import ARCHITECTURES
 ROWS_AT_ONCE = 4096
 
 
-def check_integrity(embeddings: Embeddings) -> None:
+def check_integrity(
+    embeddings: Embeddings, advance: Callable[[int], object] = lambda _: None
+) -> None:
     """Check that a file has all that was asked for, of each record, and that it is finite.
+
+    Args:
+        advance: is told how many more rows of values have been looked at.
 
     Raises:
         IncompleteError: it does not.
     """
     check_shapes(embeddings, check_attributes(embeddings))
-    check_finite(embeddings)
+    check_finite(embeddings, advance)
     check_index(embeddings.file)
 
 
@@ -150,10 +156,12 @@ def check_offsets(embeddings: Embeddings, request: Request, output: Output) -> N
             )
 
 
-def check_finite(embeddings: Embeddings) -> None:
+def check_finite(embeddings: Embeddings, advance: Callable[[int], object]) -> None:
     """Check every value of every output."""
     for key in embeddings.outputs:
         values = embeddings.file[key]
         for start in range(0, len(values), ROWS_AT_ONCE):
-            if not np.isfinite(values[start : start + ROWS_AT_ONCE]).all():
+            block = values[start : start + ROWS_AT_ONCE]
+            if not np.isfinite(block).all():
                 raise IncompleteError(f"{embeddings.path}: {key} has values that are not finite")
+            advance(len(block))
