@@ -1,5 +1,6 @@
 """Broken machines, and which failures are tried again: through the workflow."""
 
+import dataclasses
 import json
 import os
 import shutil
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from snakemake_runs import snakemake, write_config
-from spotesm.base.durable import read_json, write_json
+from spotesm.weights.manifest import Weights
 
 RUN = ("--cores", "2", "--resources", "gpu=1", "--configfile", "my.yaml", "--retries", "3")
 NO_LOCKS = """\
@@ -35,16 +36,16 @@ def last_block(output: str) -> str:
 
 def test_an_error_of_the_user_is_tried_once_in_a_run(folder: Path) -> None:
     manifest = folder / "resources/weights/untrained/esm2_t6_8M_UR50D.json"
-    whole = read_json(manifest)
+    whole = Weights.read(manifest)
     manifest.unlink()
-    write_json(manifest, {**whole, "sha256": "0" * 64})
+    dataclasses.replace(whole, sha256="0" * 64).write(manifest)
     for run in (1, 2):
         output = snakemake(folder, *RUN).stdout
         assert output.count("Trying to restart job") == 3
         assert events(folder) == ["start", "failed"] * run
         assert "not the weights that fetch_weights wrote down" in last_block(output)
         assert "in embed_shard, shard 1-of-1 of d [generic]" in last_block(output)
-    write_json(manifest, whole)
+    whole.write(manifest)
     mended = snakemake(folder, *RUN)
     assert mended.returncode == 0, mended.stdout
     assert events(folder) == ["start", "failed"] * 2 + ["start", "completed"]

@@ -255,14 +255,14 @@ def read_part(path: Path, fingerprint: dict) -> Iterator[Results]:
     try:
         # Mapped, not read: residues of many sequences need not be in memory together.
         part = torch.load(str(path), weights_only=True, mmap=True)
-        bound, batches = part["fingerprint"], part["batches"]
+        bound, batches = part["fingerprint"], [_unpack(batch) for batch in part["batches"]]
     except Exception as error:  # on foreign bytes torch's reader raises nearly anything
         if isinstance(error, OSError) or classify(error) == OUT_OF_MEMORY:
             raise  # the part may be whole
         raise DamagedPart("is of another format") from error
     if bound != _digest_json(fingerprint):
         raise DamagedPart("belongs to other settings")
-    yield from map(_unpack, batches)
+    yield from batches
 
 
 @contextmanager
@@ -319,7 +319,12 @@ def _pack(results: Results) -> dict:
 
 
 def _unpack(batch: dict) -> Results:
-    return Results(
+    """Return what `_pack` was given.
+
+    Raises:
+        ValueError: it does not hold as much of everything; other errors if it is no such batch.
+    """
+    results = Results(
         from_bytes(batch["digests"].numpy()),
         [_reason(stored) for stored in batch["reasons"]],
         batch["windows"].numpy(),
@@ -329,6 +334,15 @@ def _unpack(batch: dict) -> Results:
             for key, ragged in batch["ragged"].items()
         },
     )
+    counts = [results.windows, *(ragged.sizes for ragged in results.ragged.values())]
+    of_sequences = [results.reasons, *counts, *results.rows.values()]
+    if (
+        {len(each) for each in of_sequences} != {len(results.digests)}
+        or any(numbers.dtype.kind != "i" for numbers in counts)
+        or any(ragged.sizes.sum() != len(ragged.values) for ragged in results.ragged.values())
+    ):
+        raise ValueError("a batch contradicts itself")
+    return results
 
 
 def _reason(stored: tuple[str, str] | str | None) -> Reason | None:

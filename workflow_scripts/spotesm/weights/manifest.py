@@ -1,6 +1,7 @@
 """Which weights a run uses: what `fetch_weights` found, known by sha256."""
 
 import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -45,21 +46,27 @@ class Weights:
         """Read the manifest that `fetch_weights` wrote.
 
         Raises:
-            WeightsError: it is none, or another version of spotESM wrote it.
+            WeightsError: it is none, it has changed since it was written, or another version of
+                spotESM wrote it.
         """
         try:
-            return cls(**read_json(manifest))
+            content = read_json(manifest)
+            # Those of older versions have none.
+            if (digest := content.pop("digest", None)) and digest != _digest_of(content):
+                raise ValueError("it has changed")
+            return cls(**content)
         except FileNotFoundError as error:
             raise WeightsError(f"{manifest}: no such manifest of weights") from error
-        except (TypeError, ValueError) as error:
+        except (AttributeError, TypeError, ValueError) as error:
             raise WeightsError(
-                f"{manifest}: no manifest of weights, or another version wrote it; run again with "
-                "--forcerun fetch_weights"
+                f"{manifest}: no manifest of weights, changed since it was written, or another "
+                "version wrote it; run again with --forcerun fetch_weights"
             ) from error
 
     def write(self, manifest: Path) -> None:
-        """Write it down."""
-        write_json(manifest, asdict(self))
+        """Write it down, with a digest of it: who reads it looks at few of the files."""
+        content = asdict(self)
+        write_json(manifest, {**content, "digest": _digest_of(content)})
 
     @property
     def architecture(self) -> Architecture:
@@ -150,6 +157,10 @@ def know(model: str, named: str, path: str, adapter: str, source: Source) -> Wei
         regression if source.has_contacts else "",
         source.has_logits,
     )
+
+
+def _digest_of(content: Mapping) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _sha256_of_all(model: str, path: str, source: Source, files: Mapping[str, str]) -> str:
