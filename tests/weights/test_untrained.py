@@ -23,7 +23,7 @@ RECIPE_OF_THIS_TEST = "spotesm untrained weights, recipe 1, seed 2"
     ],
 )
 def test_numbers_follow_from_name_and_seed(name: str, bound: float) -> None:
-    """Another seed, or another way to it, is another recipe, of which finished results must know."""
+    """Another seed, or another way to it, is another recipe: finished results name theirs."""
     assert RECIPE == RECIPE_OF_THIS_TEST
     tensor = untrained_source(ARCHITECTURES["esm2_t6_8M_UR50D"]).get(name)
     twister = np.random.RandomState(zlib.crc32(name.encode()) + 2)
