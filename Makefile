@@ -56,12 +56,15 @@ bench: .venv/installed
 	$(PIP_INSTALL) --requirement benchmarks/requirements.txt
 	@# It asks for an older numpy than it needs; where it cannot be had, it is left out.
 	-$(PIP_INSTALL) --no-deps esm-cpp==0.2.1
-	$(BIN)/python benchmarks/throughput.py --model esm2_t6_8M_UR50D --sequences 100 --worker 300 $(BENCH)
-	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 10 $(BENCH)
+	$(BIN)/python benchmarks/throughput.py --model esm2_t6_8M_UR50D --sequences 100 --esm-cpp --worker 300 $(BENCH)
+	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 24 $(BENCH)
 	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 24 --precision bfloat16 --worker 50 $(BENCH)
 	$(BIN)/python benchmarks/throughput.py --model esm2_t33_650M_UR50D --sequences 8 --precision bfloat16 $(BENCH)
+	$(BIN)/python benchmarks/operations.py --model esm2_t6_8M_UR50D --sequences 100
+	$(BIN)/python benchmarks/operations.py --model esm2_t30_150M_UR50D --precision bfloat16
 	$(BIN)/python benchmarks/memory.py
 	$(BIN)/python benchmarks/scale.py
+	$(BIN)/python benchmarks/scale.py --records 200_000 --dimensions 1280
 	$(BIN)/python benchmarks/start_up.py --model esm2_t33_650M_UR50D --file --sequences 4
 
 # Made again when the pins change; a second call installs nothing.

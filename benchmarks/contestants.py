@@ -64,16 +64,17 @@ def serve(
             connection.send(embed(connection.recv()))
 
 
-def names_of(device: torch.device, dtype: torch.dtype) -> list[str]:
-    """Return who can take part."""
+def names_of(device: torch.device, dtype: torch.dtype, esm_cpp: bool) -> list[str]:
+    """Return who takes part; esm-cpp, which knows float32 on a CPU alone, if it is asked for."""
     names = ["spotesm", "fair-esm", "huggingface-sdpa"]
     if device.type == "cuda" and dtype.itemsize == 2 and find_spec("flash_attn"):
         names.append("huggingface-flash_attention_2")
-    if (device.type, dtype) == ("cpu", torch.float32):
-        if find_spec("esm_cpp"):
-            return [*names, *ESM_CPP]
+    if not esm_cpp:
+        return names
+    if not find_spec("esm_cpp"):
         print("esm-cpp is not installed: pip install --no-deps esm-cpp==0.2.1")
-    return names
+        return names
+    return [*names, *ESM_CPP]
 
 
 def build(name: str, source: Source, device: torch.device, dtype: torch.dtype) -> Contestant:

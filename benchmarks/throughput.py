@@ -66,7 +66,8 @@ def main() -> None:
         manifest = Path(folder, "weights.json")
         fetch_weights(arguments.model, UNTRAINED, manifest)
         contestants = {
-            name: Apart(name, manifest, device, dtype) for name in names_of(device, dtype)
+            name: Apart(name, manifest, device, dtype)
+            for name in names_of(device, dtype, arguments.esm_cpp)
         }
         logits = fair_esm_logits(fair_esm_model(Weights.read(manifest).open()))
         check_agreement(contestants, logits, sequences)
@@ -87,6 +88,7 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--fasta", type=Path, help="proteins; random ones of real lengths if none")
     parser.add_argument("--sequences", type=int, default=200, help="how many")
     parser.add_argument("--repeats", type=int, default=3, help="rounds")
+    parser.add_argument("--esm-cpp", action="store_true", help="against esm-cpp, too (float32)")
     parser.add_argument("--worker", type=int, help="time embed_shard too, on so many sequences")
     parser.add_argument("--json", type=Path, help="write the numbers to this file")
     return parser.parse_args()
