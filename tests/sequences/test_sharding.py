@@ -3,6 +3,7 @@ import hashlib
 import json
 import random
 import tempfile
+from bisect import bisect
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,13 @@ from sequences import random_sequence, write_fasta
 from spotesm.base.durable import write_json
 from spotesm.base.failures import InputError, TooManyRejectedError
 from spotesm.sequences.rejected import Rejected, read_rejected, writing_rejected
-from spotesm.sequences.sharding import Contigs, Shard, is_like_nucleotides, split_fasta
+from spotesm.sequences.sharding import (
+    Contigs,
+    Shard,
+    divide_digests,
+    is_like_nucleotides,
+    split_fasta,
+)
 
 N_SHARDS = 5
 
@@ -246,3 +253,17 @@ def test_an_empty_shard(tmp_path: Path) -> None:
     shard = Shard.index(tmp_path / "empty")
     assert len(shard.ordinals) == len(shard.digests) == 0
     assert shard.find(np.frombuffer(b"x" * 16, dtype="V16")).tolist() == [-1]
+
+
+@given(st.integers(1, 4096), st.data())
+def test_ranges_of_digests_are_as_equal_as_integers_can_say(
+    shards: int, data: st.DataObject
+) -> None:
+    edges = divide_digests(shards)
+    assert len(edges) == shards - 1
+    near = [
+        int.from_bytes(edge) + step for edge in edges[:: max(1, shards // 8)] for step in (-1, 0)
+    ]
+    for key in (0, 2**64 - 1, data.draw(st.integers(0, 2**64 - 1)), *near):
+        for rest in (bytes(8), b"\xff" * 8):
+            assert bisect(edges, key.to_bytes(8) + rest) == key * shards // 2**64
