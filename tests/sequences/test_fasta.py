@@ -66,8 +66,11 @@ def test_reads_what_is_compressed_by_its_content(
         assert read(tmp_path / "in.fasta", content) == expected
 
 
-def test_reads_what_pzstd_wrote(tmp_path: Path) -> None:
-    assert len(read(tmp_path / "in", PZSTD_FIRST + zstd.compress(FASTA))) == 2
+@pytest.mark.parametrize("kind", [0, 7, 15])
+def test_reads_what_pzstd_wrote(tmp_path: Path, kind: int) -> None:
+    """A frame to be skipped is in front; there are sixteen kinds of it."""
+    first = bytes([PZSTD_FIRST[0] + kind]) + PZSTD_FIRST[1:]
+    assert len(read(tmp_path / "in", first + zstd.compress(FASTA))) == 2
 
 
 @each_compressor
