@@ -37,6 +37,9 @@ localrules:
 
 
 # After everything that Snakemake has to say: where the results are, or what went wrong.
+logger.addFilter(with_results)
+
+
 onsuccess:
     say_last(describe_results(DATASETS, since=STARTED))
 

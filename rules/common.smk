@@ -134,6 +134,14 @@ def embed_memory(wildcards, attempt):
     return memory_of_job(architecture, config["precision"]) * attempt
 
 
+def with_results(record):
+    """Say where the results are if nothing is to be done; `onsuccess` is not asked then."""
+    if record.getMessage().startswith("Nothing to be done"):
+        record.msg = "\n".join([record.getMessage(), *describe_results(DATASETS).splitlines()])
+        record.args = None
+    return True
+
+
 def say_last(text, level=logging.INFO):
     """Say something in the end; by way of the logger, so that it follows what has been said."""
     if text:

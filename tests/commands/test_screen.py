@@ -121,6 +121,16 @@ def test_a_job_that_fails_is_named_with_its_last_error(run: Run) -> None:
     assert run.take() == ["careful", "embed_shard, shard 2-of-2 of d failed: the disk is full"]
 
 
+def test_a_failure_that_comes_again_is_said_once(run: Run) -> None:
+    for why in ("the input is wrong", "the input is wrong", "the disk is full"):
+        run.screen.start_job(1, "two", run.log("split_fasta", f"ERROR {why}"))
+        run.screen.fail_job(1)
+    assert run.take() == [
+        "split_fasta of d failed: the input is wrong",
+        "split_fasta of d failed: the disk is full",
+    ]
+
+
 def test_a_job_that_was_killed_is_named(run: Run) -> None:
     run.screen.start_job(1, "two", run.log("embed_shard/2-of-2", "INFO works"))
     run.screen.fail_job(1)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 import signal
 import time
@@ -119,10 +120,24 @@ def test_a_terminal_gets_what_is_not_done_and_totals(results: Path) -> None:
         ["d", "1 more", "waiting", ""],
         ["d", "8 shards", "1 done", "50%"],
         ["e", "1 more", "waiting", ""],
-        ["e", "1 shards", "0 done", "0%"],
+        ["e", "1 shard", "0 done", "0%"],
         ["", "9 shards", "1 done", "44%"],
     ]
     assert rows[-1][4:6] == ["1,000", "10 s"]
+
+
+@pytest.mark.parametrize(("restarts", "end"), [(0, []), (3, ["restarts"])])
+def test_columns_without_content_are_left_out(restarts: int, end: list[str]) -> None:
+    shard = ShardStatus("proteome", "1-of-1", "done", share=1.0, restarts=restarts)
+    console = Console(record=True, force_terminal=True, width=60, file=io.StringIO())
+    console.print(status.make_table([shard]))
+    header, total = (
+        [cell.strip() for cell in re.split("[┃│]", line)[1:-1]]
+        for line in console.export_text().splitlines()
+        if line[0] in "┃│"
+    )
+    assert header == ["dataset", "shard", "state", "share", *end]
+    assert total == ["proteome", "1 shard", "1 done", "100%", *map(str, end and [restarts])]
 
 
 def test_no_run_is_said_in_one_line(tmp_path: Path) -> None:

@@ -17,6 +17,8 @@ from spotesm.commands.workflow import (
     merge_configs,
     snakemake_line,
 )
+from spotesm.request.config import check_config
+from spotesm.request.reuse import find_reused
 from spotesm.weights.architectures import Architecture
 
 NOTHING = {"model": None, "outputs": None, "layers": None}
@@ -129,6 +131,14 @@ def test_earlier_results_are_named_by_dataset_or_path(folder: Path, directory: s
     assert make("a.fasta", reuse=["old"])["a"]["reuse"] == ["old"]
     with pytest.raises(UserError, match=r"reuse: .*/none: no such file, and no dataset"):
         make("a.fasta", reuse=["none"])
+
+
+@pytest.mark.usefixtures("folder")
+def test_datasets_of_the_same_run_are_reused_by_name() -> None:
+    configs = make("a.fasta", "b.v2.fa.gz", each=True, directory=Path("new"), reuse=["a"])
+    assert [config["reuse"] for config in configs.values()] == [["a"], ["a"]]
+    merged = check_config(merge_configs(configs.values()))
+    assert find_reused(merged) == {"a": [], "b-v2": ["results/a/embeddings.h5"]}
 
 
 @pytest.mark.usefixtures("folder")

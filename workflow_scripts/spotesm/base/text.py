@@ -7,3 +7,8 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 100 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def count(n: int, noun: str) -> str:
+    """Write how many there are: 1 row, 2 rows."""
+    return f"{n} {noun}{'s' * (n != 1)}"

@@ -17,7 +17,7 @@ from rich.text import Text
 
 from spotesm.base.logs import last_error, read_messages
 from spotesm.base.paths import RESULTS
-from spotesm.base.text import duration
+from spotesm.base.text import count, duration
 from spotesm.runs.explain import dataset_of, name_of
 from spotesm.runs.state import Total, read_run
 
@@ -91,12 +91,12 @@ class Screen:
                 self._show_warnings(job)
 
     def fail_job(self, number: int) -> None:
-        """Say at once which job failed, and why; Snakemake may try it again."""
+        """Say at once which job failed, and why, once; Snakemake may try it again."""
         with self.lock:
             if job := self.jobs.pop(number, None):
                 self._show_warnings(job)
                 why = last_error(job.log) or "its process was ended from outside"
-                self._say(f"{name_of(job.log, self.results)} failed: {why}")
+                self._say_once(f"{name_of(job.log, self.results)} failed: {why}")
 
     def say(self, text: str) -> None:
         """Show lines above the bar."""
@@ -202,7 +202,7 @@ def describe_numbers(total: Total) -> str:
     if total.seconds_to_go is not None:
         facts.append(f"{duration(total.seconds_to_go)} to go")
     if total.restarts:
-        facts.append(f"{total.restarts} restart{'s' * (total.restarts > 1)}")
+        facts.append(count(total.restarts, "restart"))
     if total.rejected:
         facts.append(f"{total.rejected} rejected")
     return " · ".join(facts)

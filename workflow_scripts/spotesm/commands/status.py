@@ -13,7 +13,7 @@ from rich.text import Text
 
 from spotesm.base.failures import InputError
 from spotesm.base.paths import RESULTS
-from spotesm.base.text import duration
+from spotesm.base.text import count, duration
 from spotesm.runs.state import ShardStatus, Total, read_run
 
 SECONDS_BETWEEN_TABLES = 2.0
@@ -95,22 +95,31 @@ HEADER = (
 
 def make_table(shards: Sequence[ShardStatus]) -> Table:
     """Return a table for a terminal: what is at work or stuck, and totals."""
+    rows = [*map(cells, shards), totals(shards)]
+    # Without columns in which nothing is, and with names that wrap, it fits a narrow terminal.
+    shown = [place for place in range(len(HEADER)) if any(row[place] for row in rows)]
     table = Table()
-    for name in HEADER:
-        numeric = name not in ("dataset", "shard", "state", "where")
-        table.add_column(name, justify="right" if numeric else "left")
+    for place in shown:
+        name = HEADER[place]
+        is_text = name in ("dataset", "shard", "state", "where")
+        wraps = name in ("dataset", "where")
+        table.add_column(name, justify="left" if is_text else "right", no_wrap=not wraps)
+
+    def add(row: Sequence[str | Text], **style: object) -> None:
+        table.add_row(*(row[place] for place in shown if place < len(row)), **style)
+
     groups = list(by_dataset(shards))
     for group in groups:
         for shard in group:
             if shard.state not in ("done", "waiting"):
                 row = [Text(cell) for cell in cells(shard)]
                 row[2].stylize(STYLES[shard.state])
-                table.add_row(*row)
+                add(row)
         if waiting := sum(shard.state == "waiting" for shard in group):
-            table.add_row(group[0].dataset, f"{waiting} more", "waiting", style=STYLES["waiting"])
-        table.add_row(*map(Text, totals(group)), style="bold", end_section=True)
+            add([Text(group[0].dataset), f"{waiting} more", "waiting"], style=STYLES["waiting"])
+        add([*map(Text, totals(group))], style="bold", end_section=True)
     if len(groups) > 1:
-        table.add_row("", *map(Text, totals(shards)[1:]), style="bold")
+        add(["", *map(Text, totals(shards)[1:])], style="bold")
     return table
 
 
@@ -141,7 +150,7 @@ def totals(shards: Sequence[ShardStatus]) -> tuple[str, ...]:
     total = Total.of(shards)
     return (
         shards[0].dataset,
-        f"{total.shards} shards",
+        count(total.shards, "shard"),
         f"{total.done} done",
         f"{total.share:.0%}",
         f"{total.tokens_per_second:,.0f}" if total.tokens_per_second else "",

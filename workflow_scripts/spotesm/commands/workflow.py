@@ -130,28 +130,32 @@ def make_configs(
     Paths are relative to `directory` where they lie below it, else absolute.
 
     Args:
-        reuse: earlier merged files, or names of datasets whose results are in `directory`.
+        reuse: earlier merged files, or names of datasets: of these, or with results in `directory`.
         asked: model, outputs and layers; None for what was not given.
 
     Raises:
         UserError: something given is wrong.
     """
-    configs = {}
-    for dataset, files in _datasets(fasta, name, each).items():
+    configs, checked = {}, {}
+    datasets = _datasets(fasta, name, each)
+    for dataset, files in datasets.items():
 
         def config_with(
             place: Callable[[str], str], dataset: str = dataset, files: list[str] = files
         ) -> dict:
             own = place(weights) if weights and is_path_of_weights(weights) else weights
             paths = [place(file) for file in files]
-            earlier = [place(_find_earlier(name, directory)) for name in reuse]
+            earlier = [
+                name if name in datasets else place(_find_earlier(name, directory))
+                for name in reuse
+            ]
             return _make_config(dataset, paths, nucleotide, weights=own, reuse=earlier, **asked)
 
-        checked = check_config(config_with(_absolute))
-        find_fasta(Dataset.of_config(checked, dataset).fasta, dataset)
-        own_files(checked)
-        find_reused(checked)
+        checked[dataset] = check_config(config_with(_absolute))
+        find_fasta(Dataset.of_config(checked[dataset], dataset).fasta, dataset)
+        own_files(checked[dataset])
         configs[dataset] = config_with(lambda path: _seen_from(directory, path))
+    find_reused(merge_configs(checked.values()))
     return configs
 
 

@@ -19,6 +19,7 @@ from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import IncompleteError
 from spotesm.base.limits import allow_open_files
 from spotesm.base.paths import UNTRAINED
+from spotesm.base.text import count
 from spotesm.hdf5.format import FORMAT, FORMAT_VERSION
 from spotesm.hdf5.index import IndexWriter
 from spotesm.hdf5.orfs import Origins
@@ -281,8 +282,9 @@ def _summarise(job: MergeJob, split: dict, reasons: Counter[str]) -> dict:
 def describe(summary: dict) -> str:
     """Say in one line where the result is, how large, and how long it took."""
     line = (
-        f"{summary['file']}: {summary['n_embedded']} rows of {summary['embedding_dim']} dimensions"
-        f" ({summary['n_rejected']} records rejected), computed in {summary['seconds']:.0f} s"
+        f"{summary['file']}: {count(summary['n_embedded'], 'row')} of "
+        f"{summary['embedding_dim']} dimensions ({count(summary['n_rejected'], 'record')} "
+        f"rejected), computed in {summary['seconds']:.0f} s"
     )
     if reused := summary.get("n_reused"):
         line += f"; {reused} of {summary['n_sequences']} sequences were computed by earlier runs"

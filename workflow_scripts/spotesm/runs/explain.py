@@ -10,7 +10,7 @@ from spotesm.base.paths import RESULTS, DatasetPaths
 from spotesm.hdf5.merge import describe
 
 
-def describe_results(datasets: Iterable[str], since: float, results: Path = RESULTS) -> str:
+def describe_results(datasets: Iterable[str], since: float = 0, results: Path = RESULTS) -> str:
     """Return two lines for each dataset that is done: its file in numbers, and its report.
 
     Args:
@@ -20,7 +20,9 @@ def describe_results(datasets: Iterable[str], since: float, results: Path = RESU
     return "\n".join(
         f"{describe(read_json(paths.summary))}\nreport: {paths.report}"
         for paths in found
-        if paths.report.exists() and paths.report.stat().st_mtime >= since
+        if paths.summary.exists()
+        and paths.report.exists()
+        and paths.report.stat().st_mtime >= since
     )
 
 
