@@ -123,6 +123,11 @@ def test_rates_add_up_to_the_tokens() -> None:
     assert rates.sum() * 100 / len(rates) == pytest.approx(sum(s[2] for s in speeds))
     one = measure_rates([attempt(0, 4, speeds=[(BEGAN + 2, BEGAN + 4, 10)])], BEGAN, BEGAN + 4)
     assert one.tolist() == [0, 5]
+    # Work of a second now and then is as fast as it was.
+    speeds = [(BEGAN + s, BEGAN + s + 1, 50) for s in (0, 40, 99)]
+    rates = measure_rates([attempt(0, 100, speeds=speeds)], BEGAN, BEGAN + 100)
+    assert np.flatnonzero(rates).tolist() == [0, 40, 99]
+    assert rates.max() == pytest.approx(50)
 
 
 def test_the_speed_is_drawn_as_high_as_it_is() -> None:

@@ -200,8 +200,7 @@ def test_what_is_trivial_is_folded(job: ReportJob) -> None:
         ("computing time", "75 s"),
         ("GPU-hours", "0.02"),  # 55 s
         ("tokens/s per device", "692"),  # 9,000 in 13 s
-        ("records in the input", "61"),
-        ("rejected", "1"),
+        ("rejected", "1 of 61"),
         ("restarts", "3"),
     ]
     assert [(n.name, n.value) for n in numbers if n.is_trivial] == [
@@ -211,7 +210,6 @@ def test_what_is_trivial_is_folded(job: ReportJob) -> None:
     ]
     summary |= {"n_records": 60, "n_rejected": 0, "n_sequences": 50}
     told = {n.name: n for n in collect_numbers(summary, read_history(job.checkpoints))}
-    assert told["records in the input"].is_trivial
     assert told["rejected"].is_trivial
     assert not told["different sequences"].is_trivial
     assert (told["computed twice"].value, told["computed twice"].is_trivial) == ("10", False)
@@ -278,6 +276,20 @@ def test_too_few_for_a_map(
     report_dataset(replace(job, labels=tmp_path / "labels.tsv"))
     assert "no map to colour" in caplog.text
     assert "The labels colour nothing" in job.output.read_text()
+
+
+def test_one_length_is_a_sentence(job: ReportJob) -> None:
+    report_dataset(job)
+    figures = ('class="ramp"', "on a logarithmic axis")
+    assert all(figure in job.output.read_text() for figure in figures)
+    with h5py.File(job.embeddings, "r+") as file:
+        file["lengths"][:] = 1400
+        file["windows"][:] = 2
+    report_dataset(job)
+    page = job.output.read_text()
+    assert not any(figure in page for figure in figures)
+    assert "All of 1,400 residues. 60 longer than 1,022 went through" in " ".join(page.split())
+    assert "<b>residues</b>: all 1,400" in page
 
 
 def test_rejected_records_beyond_the_first_are_counted(

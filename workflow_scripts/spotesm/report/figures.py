@@ -179,9 +179,14 @@ def draw_timeline(attempts: Sequence[PastAttempt]) -> Timeline | None:
 
 
 def measure_rates(attempts: Sequence[PastAttempt], start: float, end: float) -> np.ndarray:
-    """Return tokens/s of all devices together, in equal stretches from `start` to `end`."""
+    """Return tokens/s of all devices together, in equal stretches from `start` to `end`.
+
+    They are as short as what was measured, so that the work of minutes is not spread over a night.
+    """
     speeds = [speed for attempt in attempts for speed in attempt.speeds]
-    edges = np.linspace(start, end, min(MOST_TIME_BINS, len(speeds) + 1) + 1)
+    measured = np.median([finish - begin for begin, finish, _ in speeds] or [end - start])
+    n_bins = min(MOST_TIME_BINS, math.ceil((end - start) / max(measured, 1e-3)))
+    edges = np.linspace(start, end, n_bins + 1)
     rates = np.zeros(len(edges) - 1)
     for begin, finish, tokens in speeds:
         overlap = np.minimum(edges[1:], finish) - np.maximum(edges[:-1], begin)

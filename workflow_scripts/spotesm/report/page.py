@@ -146,8 +146,8 @@ def find_labels(job: ReportJob, embeddings: Embeddings) -> Labels | None:
 
 def collect_numbers(summary: dict, attempts: Sequence[PastAttempt]) -> list[Number]:
     """Return what stands at the top of the page."""
-    n_records, n_embedded, n_sequences = (
-        summary[name] for name in ("n_records", "n_embedded", "n_sequences")
+    n_records, n_rejected, n_embedded, n_sequences = (
+        summary[name] for name in ("n_records", "n_rejected", "n_embedded", "n_sequences")
     )
     n_reused = summary.get("n_reused", 0)  # merges of earlier versions reused nothing
     n_restarts = sum(a.number > 1 for a in attempts)
@@ -162,8 +162,7 @@ def collect_numbers(summary: dict, attempts: Sequence[PastAttempt]) -> list[Numb
         Number("computing time", duration(summary["seconds"])),
         Number("GPU-hours", f"{gpu_hours:,.2f}", is_trivial=not gpu_hours),
         Number("tokens/s per device", f"{tokens / max(busy, 1e-9):,.0f}", is_trivial=not busy),
-        Number("records in the input", f"{n_records:,}", n_records == n_embedded),
-        Number("rejected", f"{summary['n_rejected']:,}", not summary["n_rejected"]),
+        Number("rejected", f"{n_rejected:,} of {n_records:,}", not n_rejected),
         Number("different sequences", f"{n_sequences:,}", n_sequences == n_embedded),
         Number("of them by earlier runs", f"{n_reused:,}", not n_reused),
         Number("restarts", f"{n_restarts:,}", not n_restarts),
