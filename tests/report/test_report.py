@@ -409,6 +409,23 @@ def test_everything_fits_the_window(
 
 
 @in_browser
+def test_an_attempt_of_no_time_is_seen_at_the_end(
+    open_page: Callable[..., Page], job: ReportJob
+) -> None:
+    journal = job.checkpoints / "1-of-2/journal.jsonl"
+    line = '{{"event": "{}", "time": "2026-01-01T23:00:00.000+00:00", "host": "node<1>", "pid": 7, '
+    line += '"attempt": 1, "device": "cuda:0", "restart": "", "computed": 0}}\n'
+    journal.write_text(journal.read_text() + line.format("start") + line.format("completed"))
+    page = open_page(job)
+    row = page.locator(".lane .row").first.bounding_box()
+    bars = [bar.bounding_box() for bar in page.locator(".lane .bar").all()]
+    assert len(bars) == 6
+    assert all(bar["width"] >= 3 for bar in bars)
+    end = row["x"] + row["width"]
+    assert max(bar["x"] + 3 for bar in bars) == pytest.approx(end, abs=0.1)
+
+
+@in_browser
 def test_print_is_on_white_paper(open_page: Callable[..., Page], job: ReportJob) -> None:
     page = open_page(job, scheme="dark")
     page.emulate_media(media="print")
