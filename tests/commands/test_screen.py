@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 from spotesm.commands.screen import SECONDS_BETWEEN_LINES, Screen
+from spotesm.runs.explain import explain_failures
 
 
 class Run:
@@ -119,6 +120,16 @@ def test_a_job_that_fails_is_named_with_its_last_error(run: Run) -> None:
     run.screen.start_job(1, "two", log)
     run.screen.fail_job(1)
     assert run.take() == ["careful", "embed_shard, shard 2-of-2 of d failed: the disk is full"]
+
+
+def test_a_job_that_was_asked_to_stop_has_not_failed(run: Run) -> None:
+    said = "stopped by SIGINT; the same command goes on from here"
+    run.screen.start_job(1, "two", run.log("embed_shard/2-of-2", "INFO works", f"WARNING {said}"))
+    run.screen.fail_job(1)
+    assert run.take() == [said]
+    assert explain_failures(0, run.results) == "spotESM was " + said.replace(" by SIGINT", "")
+    run.log("embed_shard/1-of-2", "ERROR the disk is full")
+    assert "was stopped" not in explain_failures(0, run.results)
 
 
 def test_a_failure_that_comes_again_is_said_once(run: Run) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from spotesm.base.durable import read_json, write_json
 from spotesm.base.failures import UserError, explain_host_fault, may_pass
-from spotesm.base.logs import configure_logging, print_any_letter
+from spotesm.base.logs import GOES_ON, configure_logging, print_any_letter
 from spotesm.machine.preemption import Preempted
 
 log = logging.getLogger(__name__)
@@ -56,7 +56,7 @@ def step(log_file: str) -> Iterator[None]:
     try:
         yield
     except Preempted as stop:
-        log.warning("%s; the same command goes on from here", stop)
+        log.warning("%s; %s", stop, GOES_ON)
         sys.exit(stop.exit_code)
     except UserError as error:
         _fail(path, error, str(error))

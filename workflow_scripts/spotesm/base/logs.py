@@ -12,6 +12,7 @@ from pathlib import Path
 from spotesm.base.failures import explain_host_fault
 
 LINE, TIME = "%(asctime)s %(levelname)s %(message)s", "%Y-%m-%dT%H:%M:%S"
+GOES_ON = "the same command goes on from here"  # ends the log of a job that was asked to stop
 QUIET = "SPOTESM_QUIET"  # in the environment of jobs whose logs a screen shows
 
 
@@ -87,3 +88,9 @@ def last_error(path: Path) -> str:
     """Return the message of the last error in a log; empty if there is none."""
     errors = [message for level, message in read_messages(path) if level == "ERROR"]
     return errors[-1].strip() if errors else ""
+
+
+def was_stopped(path: Path) -> bool:
+    """Whether a log ends with the job being asked to stop."""
+    messages = list(read_messages(path))
+    return bool(messages) and messages[-1][1].endswith(GOES_ON)

@@ -15,7 +15,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from spotesm.base.logs import last_error, read_messages
+from spotesm.base.logs import last_error, read_messages, was_stopped
 from spotesm.base.paths import RESULTS
 from spotesm.base.text import count, duration
 from spotesm.runs.explain import dataset_of, name_of
@@ -95,6 +95,8 @@ class Screen:
         with self.lock:
             if job := self.jobs.pop(number, None):
                 self._show_warnings(job)
+                if was_stopped(job.log):  # which was a warning
+                    return
                 why = last_error(job.log) or "its process was ended from outside"
                 self._say_once(f"{name_of(job.log, self.results)} failed: {why}")
 

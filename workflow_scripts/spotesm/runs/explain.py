@@ -5,7 +5,7 @@ from pathlib import Path
 
 from spotesm.base.durable import read_json
 from spotesm.base.journal import Journal
-from spotesm.base.logs import last_error
+from spotesm.base.logs import GOES_ON, last_error, was_stopped
 from spotesm.base.paths import RESULTS, DatasetPaths
 from spotesm.hdf5.merge import describe
 
@@ -29,12 +29,15 @@ def describe_results(datasets: Iterable[str], since: float = 0, results: Path = 
 def explain_failures(since: float, results: Path = RESULTS) -> str:
     """Return a block of text on the jobs whose logs end with an error; empty if there are none.
 
+    If there are none because jobs were asked to stop, say so.
+
     Args:
         since: logs that have not been written after this time (seconds since 1970) are old.
     """
     logs_of_error: dict[str, list[Path]] = {}
-    for log in sorted(results.rglob("logs/**/*.log")):
-        if log.stat().st_mtime >= since and (error := last_error(log)):
+    logs = [p for p in sorted(results.rglob("logs/**/*.log")) if p.stat().st_mtime >= since]
+    for log in logs:
+        if error := last_error(log):
             logs_of_error.setdefault(error, []).append(log)
     lines = []
     for error, (log, *others) in logs_of_error.items():
@@ -44,7 +47,9 @@ def explain_failures(since: float, results: Path = RESULTS) -> str:
             f"    in {name_of(log, results)}{failure_type(log, results)}{more}",
             f"    log: {log}",
         ]
-    return "\n".join(["spotESM could not finish:", *lines]) if lines else ""
+    if lines:
+        return "\n".join(["spotESM could not finish:", *lines])
+    return f"spotESM was stopped; {GOES_ON}" if any(map(was_stopped, logs)) else ""
 
 
 def name_of(log: Path, results: Path = RESULTS) -> str:
