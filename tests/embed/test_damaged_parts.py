@@ -4,29 +4,17 @@ Each key, each tensor, and the first, a middle and the last value are changed in
 """
 
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 from damage import changes_of
-from models import write_fair_esm
-from sequences import write_fasta
-from shards import journal_of, make_job, parts_of
-from source_contract import TINY
+from shards import parts_of
 from spotesm.base.durable import read_json
-from spotesm.embed.checkpoints import Thresholds, _digest_file, open_checkpoints
+from spotesm.embed.checkpoints import _digest_file, open_checkpoints
 from spotesm.embed.task import ShardJob
-from spotesm.embed.worker import embed_shard
-from spotesm.hdf5.shard_file import read_shard_results
-from spotesm.sequences.long_sequences import LongSequences
-from spotesm.weights.architectures import ARCHITECTURES
-from spotesm.weights.fetch import fetch_weights
+from tiny_shard import RECORDS, N, job_beside, resume, sequences_in, values_of
 
-MODEL = "esm2_tiny"
-N = 12
-PART_OF = 4
 A_VALUE = "a value; the name carries the digest of all bytes, so only a writer can have changed it"
 DIGITS = "more digits than are stored; they are cast as they are written"
 ANEW = "what is missing is computed anew"
@@ -38,38 +26,10 @@ HARMLESS_UNDER_ITS_NAME = {
 }
 
 
-@pytest.fixture(scope="module")
-def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ShardJob]:
-    """A finished shard of all outputs, with all of its parts, of a tiny model."""
-    folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setitem(ARCHITECTURES, MODEL, TINY)
-        write_fair_esm(TINY, folder / f"{MODEL}.pt")
-        fetch_weights(MODEL, str(folder / f"{MODEL}.pt"), folder / "manifest.json", contacts=True)
-        records = [(f"p{i}", "MKVLAWRHIPQGS"[: 2 + i]) for i in range(N)]  # the last is too long
-        job = make_job(
-            folder,
-            write_fasta(folder / "in.fasta", records),
-            folder / "manifest.json",
-            model=MODEL,
-            outputs=("mean", "residues", "contacts"),
-            layers=(0, 2),
-            long_sequences=LongSequences("reject", 12, 0, "reject"),
-            tokens_per_batch=20,
-            thresholds=Thresholds(PART_OF, 3600, 1 << 30),
-            keep_parts=True,
-            prepared=folder / "prepared",
-        )
-        embed_shard(job)
-        assert len(parts_of(job)) >= 3
-        yield job
-
-
 @pytest.fixture
 def broken(whole: ShardJob, tmp_path: Path) -> ShardJob:
     """The same with its parts alone: as if it had been killed before its file was whole."""
-    job = make_job(tmp_path, whole.fasta.with_name("in.fasta"), whole.weights)
-    job = type(job)(**{**vars(whole), "output": job.output, "checkpoints": job.checkpoints})
+    job = job_beside(whole, tmp_path, RECORDS)
     lay_out_parts(whole, job)
     return job
 
@@ -82,37 +42,9 @@ def lay_out_parts(whole: ShardJob, job: ShardJob) -> None:
     job.output.unlink(missing_ok=True)
 
 
-def sequences_in(part: Path, but_rejected: bool = False) -> int:
-    reasons = [
-        r for batch in torch.load(part, weights_only=True)["batches"] for r in batch["reasons"]
-    ]
-    return reasons.count(None) if but_rejected else len(reasons)
-
-
-def values_of(job: ShardJob) -> dict[bytes, list[object]]:
-    """All that the shard's file holds of each sequence, whatever the order of the work."""
-    return {
-        digest.tobytes(): [
-            one.reasons[0],
-            one.windows.tobytes(),
-            *((key, rows.tobytes()) for key, rows in one.rows.items()),
-            *((key, ragged.values.tobytes()) for key, ragged in one.ragged.items()),
-        ]
-        for results in read_shard_results(job.output)
-        for place, digest in enumerate(results.digests)
-        for one in [results.take(np.array([place]))]
-    }
-
-
 def count_in_parts(job: ShardJob, settings: dict) -> int:
     with open_checkpoints(job.checkpoints, settings, job.thresholds) as opened:
         return sum(len(results.digests) for results in opened.read_parts())
-
-
-def resume(job: ShardJob) -> int:
-    """Run the job; how many sequences it computed."""
-    embed_shard(job)
-    return journal_of(job)[-1]["computed"]
 
 
 def test_whole_parts_leave_nothing_to_compute(whole: ShardJob, broken: ShardJob) -> None:
