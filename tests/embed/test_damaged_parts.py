@@ -3,7 +3,6 @@
 Each key, each tensor, and the first, a middle and the last value are changed in turn.
 """
 
-import shutil
 from pathlib import Path
 
 import pytest
@@ -13,7 +12,7 @@ from shards import parts_of
 from spotesm.base.durable import read_json
 from spotesm.embed.checkpoints import _digest_file, open_checkpoints
 from spotesm.embed.task import ShardJob
-from tiny_shard import RECORDS, N, job_beside, resume, sequences_in, values_of
+from tiny_shard import RECORDS, N, job_beside, lay_out_parts, resume, sequences_in, values_of
 
 A_VALUE = "a value; the name carries the digest of all bytes, so only a writer can have changed it"
 DIGITS = "more digits than are stored; they are cast as they are written"
@@ -32,14 +31,6 @@ def broken(whole: ShardJob, tmp_path: Path) -> ShardJob:
     job = job_beside(whole, tmp_path, RECORDS)
     lay_out_parts(whole, job)
     return job
-
-
-def lay_out_parts(whole: ShardJob, job: ShardJob) -> None:
-    shutil.rmtree(job.checkpoints, ignore_errors=True)
-    shutil.copytree(
-        whole.checkpoints, job.checkpoints, ignore=shutil.ignore_patterns("finished*", "journal*")
-    )
-    job.output.unlink(missing_ok=True)
 
 
 def count_in_parts(job: ShardJob, settings: dict) -> int:

@@ -18,7 +18,7 @@ from spotesm.embed.worker import embed_shard
 from spotesm.hdf5.shard_file import ShardWriter
 from spotesm.machine.preemption import Preempted
 from spotesm.model.packed import PackedESM2
-from tiny_shard import RECORDS, N, job_beside, resume, sequences_in, values_of
+from tiny_shard import RECORDS, N, job_beside, lay_out_parts, resume, sequences_in, values_of
 
 PLACES = (0, N // 2, N - 2)  # the last record is too long for the model
 MOTIF = "WW"
@@ -208,23 +208,41 @@ def count_results(job: ShardJob, monkeypatch: pytest.MonkeyPatch) -> int:
 def test_a_stop_while_results_are_written(
     job: ShardJob, whole: ShardJob, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """At each of them, the first and the last included: as they come, and as they are read back."""
+    """At each of them, the first and the last included."""
     n = count_results(job, monkeypatch)
     assert n > 3
     for at in range(1, n + 1):
         (tmp_path / str(at)).mkdir()
         again = job_beside(whole, tmp_path / str(at), RECORDS)
-        for _ in range(2):  # the second time, parts are read back
-            with monkeypatch.context() as patched:
-                calls = stop_at(patched, "add", at)
-                with pytest.raises(Preempted):
-                    embed_shard(again)
-            assert at <= len(calls) <= at + 1  # a batch in flight is finished
-            assert not again.output.exists()
-            assert not list(again.output.parent.glob(".*.tmp"))
+        with monkeypatch.context() as patched:
+            calls = stop_at(patched, "add", at)
+            with pytest.raises(Preempted):
+                embed_shard(again)
+        assert at <= len(calls) <= at + 1  # a batch in flight is finished
+        assert not again.output.exists()
+        assert not list(again.output.parent.glob(".*.tmp"))
         computed = sum(e.get("computed", 0) for e in journal_of(again))
         assert computed + resume(again) == N - 1
         assert values_of(again) == values_of(whole)
+
+
+def test_a_stop_while_parts_are_read_back(
+    job: ShardJob, whole: ShardJob, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At each of them: nothing more is read, and nothing is lost."""
+    lay_out_parts(whole, job)
+    n = count_results(job, monkeypatch)
+    assert n > 3
+    for at in range(1, n + 1):
+        lay_out_parts(whole, job)
+        with monkeypatch.context() as patched:
+            calls = stop_at(patched, "add", at)
+            with pytest.raises(Preempted):
+                embed_shard(job)
+        assert len(calls) == at
+        assert not job.output.exists()
+    assert resume(job) == 0
+    assert values_of(job) == values_of(whole)
 
 
 def test_a_stop_while_the_end_is_written_lets_the_job_finish(

@@ -1,6 +1,7 @@
 """What a shard job of the tiny model leaves (the fixture `whole`), and another one beside it."""
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,15 @@ def job_beside(whole: ShardJob, folder: Path, records: list[tuple[str, str]]) ->
     job = make_job(folder, write_fasta(folder / "in.fasta", records), whole.weights)
     places = {name: getattr(job, name) for name in ("fasta", "output", "checkpoints")}
     return dataclasses.replace(whole, **places)
+
+
+def lay_out_parts(whole: ShardJob, job: ShardJob) -> None:
+    """Give a job the parts of the whole one: as if it had been killed before its file was."""
+    shutil.rmtree(job.checkpoints, ignore_errors=True)
+    shutil.copytree(
+        whole.checkpoints, job.checkpoints, ignore=shutil.ignore_patterns("finished*", "journal*")
+    )
+    job.output.unlink(missing_ok=True)
 
 
 def sequences_in(part: Path, but_rejected: bool = False) -> int:

@@ -16,6 +16,7 @@ from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.fetch import fetch_weights
 from spotesm.weights.files import regression_path
 from spotesm.weights.manifest import Weights, sha256_of
+from spotesm.weights.untrained import RECIPE, untrained_source
 
 MODEL = "esm2_tiny"
 
@@ -180,3 +181,24 @@ def test_without_huggingface_hub_it_is_said(
     monkeypatch.setitem(__import__("sys").modules, "huggingface_hub", None)
     with pytest.raises(WeightsError, match="pip install huggingface_hub"):
         fetch_weights(MODEL, "hf:me/tiny", tmp_path / "manifest.json")
+
+
+# By name, the first and the last number.
+DRAWN = (
+    ("embed_tokens.weight", 0.6344121694564819, -0.2744889259338379),
+    ("layers.0.self_attn.q_proj.weight", -0.36106687784194946, -0.07984577119350433),
+    ("layers.1.fc2.bias", -0.0862041637301445, -0.1358908861875534),
+    ("lm_head.bias", 0.29226768016815186, 0.14620767533779144),
+)
+
+
+def test_untrained_weights_are_the_same_everywhere() -> None:
+    """Numbers that were drawn once: when they change, so must the name of the recipe."""
+    source = untrained_source(TINY)
+    assert RECIPE == "spotesm untrained weights, recipe 1, seed 2"
+    for name, first, last in DRAWN:
+        with torch.random.fork_rng():
+            for seed in (0, 1):  # whatever was drawn before
+                torch.manual_seed(seed)
+                values = source.get(name).view(-1)
+                torch.testing.assert_close(values[[0, -1]], torch.tensor([first, last]))
