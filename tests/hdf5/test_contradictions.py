@@ -19,7 +19,7 @@ from spotesm.hdf5.integrity import check_integrity
 from spotesm.hdf5.reader import opened
 from spotesm.hdf5.reuse import UnfitFile, open_earlier
 from spotesm.request.outputs import Outputs
-from spotesm.sequences.digests import from_bytes
+from spotesm.sequences.digests import from_bytes, hash_text
 from spotesm.sequences.sharding import Shard
 from spotesm.weights.architectures import ARCHITECTURES
 
@@ -75,6 +75,18 @@ def test_every_record_is_spoken_of(
         for name in names:
             resize(file, name, by)
     assert f"does not say of every record {said}" in said_of_shard(folder)
+
+
+@pytest.mark.parametrize("place", [0, N // 2, N - 1])
+def test_keys_of_ids_in_a_shard_are_theirs(folder: Path, place: int) -> None:
+    shard, settings = Shard.index(folder / "1-of-1.fasta"), read_json(folder / "fingerprint.json")
+    keys = np.array([int.from_bytes(hash_text(i)) for i in shard.read_ids()], np.uint64)
+    with h5py.File(folder / "1-of-1.h5", "r+") as file:
+        file["id_keys"] = keys
+    check_shard(folder / "1-of-1.h5", shard, settings)
+    with h5py.File(folder / "1-of-1.h5", "r+") as file:
+        file["id_keys"][place] ^= np.uint64(1)
+    assert "does not hold the id_keys of its FASTA" in said_of_shard(folder)
 
 
 @pytest.mark.parametrize("numbers", [[3, 0, 0, 0, 0], [0, 0, 3, 0, 0], [0, 1, 2, 0, 3], [1, 1], []])

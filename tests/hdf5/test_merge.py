@@ -10,7 +10,9 @@ import pytest
 from shards import make_merge
 from spotesm.base.durable import write_json
 from spotesm.base.failures import IncompleteError, TooManyRejectedError
+from spotesm.hdf5.index import Index
 from spotesm.hdf5.merge import MergeJob, merge_shards
+from spotesm.sequences.digests import hash_text
 
 DIM = 4
 N_RECORDS = 50
@@ -85,6 +87,20 @@ def test_a_shard_with_many_records_in_a_row(job: MergeJob) -> None:
     with h5py.File(job.output) as file:
         expected = [f"id{o}" for o in kept if o != REJECTED_BY_EMBED]
         assert file["sequence_ids"].asstr()[:].tolist() == expected
+
+
+@pytest.mark.parametrize("known", [(), (0,), (1, 2), (0, 1, 2)])
+def test_ids_are_found_whichever_shards_know_their_keys(job: MergeJob, known: list[int]) -> None:
+    for number in known:
+        with h5py.File(job.shards[number], "r+") as file:
+            ids = file["sequence_ids"].asstr()[:]
+            file["id_keys"] = np.array([int.from_bytes(hash_text(i)) for i in ids], np.uint64)
+    merge_shards(job)
+    kept = [o for o in range(N_RECORDS) if o not in (*REJECTED_BY_SPLIT, REJECTED_BY_EMBED)]
+    with h5py.File(job.output) as file:
+        index = Index.of(file)
+        assert index.rows_of_ids([f"id{o}" for o in kept]).tolist() == [*range(len(kept))]
+        assert "id_keys" not in file
 
 
 def test_rows_come_in_input_order(job: MergeJob) -> None:

@@ -12,7 +12,7 @@ from spotesm.hdf5 import shard_file
 from spotesm.hdf5.shard_file import as_attribute, group_of, read_origins, read_reasons, read_spans
 from spotesm.request.outputs import CONTACTS, Outputs, output_of
 from spotesm.request.request import Request
-from spotesm.sequences.digests import as_bytes
+from spotesm.sequences.digests import as_bytes, hash_bytes, keys_of_hashes
 from spotesm.sequences.reasons import KEYWORDS
 from spotesm.sequences.sharding import Shard
 
@@ -43,11 +43,13 @@ def _find_problems(file: h5py.File, shard: Shard, ids: np.ndarray, settings: dic
     if any(not _equal(file.attrs[name], as_attribute(x)) for name, x in settings.items()):
         yield "contradicts itself on its settings"
     of_record = shard.sequence_of_record
+    keys = {"id_keys": keys_of_hashes(map(hash_bytes, ids))} if "id_keys" in file else {}
     for name, expected in (
         ("ordinals", shard.ordinals),
         ("digests", as_bytes(shard.digests)[of_record]),
         ("lengths", shard.lengths[of_record]),
         ("sequence_ids", ids),
+        *keys.items(),
     ):
         if not np.array_equal(file[name], expected):
             yield f"does not hold the {name} of its FASTA"

@@ -18,7 +18,7 @@ import numpy as np
 
 from spotesm.base.failures import IncompleteError
 from spotesm.hdf5.pieces import Piece
-from spotesm.sequences.digests import hash_bytes, hash_text, keys_of_bytes, keys_of_hashes
+from spotesm.sequences.digests import hash_text, keys_of_bytes, keys_of_hashes
 
 ENTRIES_AT_ONCE = 1 << 20
 LEAST_AROUND = 1 << 11
@@ -46,21 +46,21 @@ class IndexWriter:
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def add(self, ids: Sequence[bytes], digests: np.ndarray) -> None:
+    def add(self, id_keys: np.ndarray, digests: np.ndarray) -> None:
         """Take the next rows.
 
         Args:
-            ids: in UTF-8.
+            id_keys: (k,) uint64, the keys of their ids.
             digests: (k, 16) uint8.
         """
-        entries = np.empty(len(ids), _ENTRY)
-        entries["row"] = np.arange(self._n_rows, self._n_rows + len(ids))
+        entries = np.empty(len(id_keys), _ENTRY)
+        entries["row"] = np.arange(self._n_rows, self._n_rows + len(id_keys))
         entries["key"] = keys_of_bytes(digests)
         self._sorters["digest"].add(entries)
         entries = entries.copy()
-        entries["key"] = keys_of_hashes(map(hash_bytes, ids))
+        entries["key"] = id_keys
         self._sorters["id"].add(entries)
-        self._n_rows += len(ids)
+        self._n_rows += len(id_keys)
 
     def write(self, file: h5py.File) -> None:
         """Sort, and write the datasets."""

@@ -31,7 +31,14 @@ from spotesm.hdf5.shard_file import (
     read_origins,
     read_spans,
 )
-from spotesm.hdf5.shard_rows import BLOCK_BYTES, RECORD_COLUMNS, Block, Gatherer, ShardRows
+from spotesm.hdf5.shard_rows import (
+    BLOCK_BYTES,
+    ID_KEYS,
+    RECORD_COLUMNS,
+    Block,
+    Gatherer,
+    ShardRows,
+)
 from spotesm.hdf5.writing import WrittenFile
 from spotesm.request.outputs import offsets_of, output_of
 from spotesm.request.request import Request
@@ -111,7 +118,7 @@ def merge_shards(job: MergeJob) -> dict:
         for block in gatherer.read_blocks(job.split_rejected):
             output.append(block)
             reused.append(block.shards, block.places)
-            index.add(block.columns["sequence_ids"], block.columns["digests"])
+            index.add(block.columns[ID_KEYS], block.columns["digests"])
             if origins:
                 origins.append(block.columns["sequence_ids"])
             for record in block.rejected:
@@ -172,18 +179,20 @@ class _Output:
         for name in RECORD_COLUMNS:
             dtype = text_type(shards) if name == "sequence_ids" else shards[0][name].dtype
             file.create_dataset(name, (n, *shards[0][name].shape[1:]), dtype)
-        row_keys = shards[0].attrs["row_keys"]
-        for key in row_keys:
+        self._row_keys = list(shards[0].attrs["row_keys"])
+        for key in self._row_keys:
             create_values(file, key, n, shards[0][key], compression)
-        if len(row_keys):
-            file["embeddings"] = h5py.SoftLink(f"/{row_keys[0]}")
+        if self._row_keys:
+            file["embeddings"] = h5py.SoftLink(f"/{self._row_keys[0]}")
         self._end = 0
         self._spans = [read_spans(shard) for shard in shards]
         self._values_end: Counter[str] = Counter()
-        for key in self._ragged_keys():
+        # The shards' datasets of each: to open one takes longer than to read a record.
+        self._sources = {key: [shard.get(key) for shard in shards] for key in self._ragged_keys()}
+        for key, sources in self._sources.items():
             spans = [s[group_of(key)] for s in self._spans if group_of(key) in s]
             total = sum(int(sizes.sum()) for _, sizes in spans)
-            like = next(shard[key] for shard in shards if key in shard)
+            like = next(source for source in sources if source is not None)
             create_values(file, key, total, like, compression)
             offsets = offsets_of(output_of(key))
             if offsets not in file:
@@ -196,9 +205,9 @@ class _Output:
     def append(self, block: Block) -> None:
         """Write the next rows."""
         rows = slice(self._end, self._end + len(block.places))
-        for name, column in block.columns.items():
-            self.file[name][rows] = column
-        for key in self._ragged_keys():
+        for name in (*RECORD_COLUMNS, *self._row_keys):
+            self.file[name][rows] = block.columns[name]
+        for key in self._sources:
             self._append_values(key, block)
         self._end = rows.stop
 
@@ -209,7 +218,7 @@ class _Output:
         for i, (number, place) in enumerate(zip(block.shards, block.places, strict=True)):
             starts_of, sizes_of = self._spans[number][group]
             start, sizes[i] = starts_of[place], sizes_of[place]
-            pending.append(self.shards[number][key][start : start + sizes[i]])
+            pending.append(self._sources[key][number][start : start + sizes[i]])
             pending_bytes += pending[-1].nbytes
             if pending_bytes >= BLOCK_BYTES:
                 self._write_values(key, pending)

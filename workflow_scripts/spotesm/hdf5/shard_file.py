@@ -13,7 +13,7 @@ from spotesm.hdf5.pieces import BYTES_AT_ONCE, bytes_of_row
 from spotesm.hdf5.writing import WrittenFile
 from spotesm.request.outputs import Outputs, output_of
 from spotesm.request.results import Ragged, Results
-from spotesm.sequences.digests import as_bytes, from_bytes
+from spotesm.sequences.digests import as_bytes, from_bytes, hash_bytes, keys_of_hashes
 from spotesm.sequences.reasons import Reason
 from spotesm.sequences.sharding import Shard
 
@@ -27,13 +27,14 @@ TEXT = h5py.string_dtype("utf-8")
 class ShardWriter:
     """Fills a shard's HDF5 file, whose rows are the shard's records in input order.
 
-    Datasets, for n records: `ordinals` (n,) int64, `sequence_ids` (n,) text, `lengths` (n,)
-    int32, `digests` (n, 16) uint8, `reasons` and `details` (n,) text, empty where the record is
-    embedded, `windows` (n,) int32, and for each key of an output with one row a sequence (n, D).
-    Ragged outputs are stored once a sequence, in the order of computation: the key itself is
-    (sum of sizes, D) or (sum,), and a record's values are `starts[i]` to `starts[i] + sizes[i]`,
-    (n,) int64 each, in `GROUP/starts` and `GROUP/sizes`. `reused` (n,) uint16, where anything was
-    taken from earlier files: 0, or k for the k-th of the attribute `reused_from`.
+    Datasets, for n records: `ordinals` (n,) int64, `sequence_ids` (n,) text, `id_keys` (n,) uint64,
+    as the index of the merged file has them, `lengths` (n,) int32, `digests` (n, 16) uint8,
+    `reasons` and `details` (n,) text, empty where the record is embedded, `windows` (n,) int32, and
+    for each key of an output with one row a sequence (n, D). Ragged outputs are stored once a
+    sequence, in the order of computation: the key itself is (sum of sizes, D) or (sum,), and a
+    record's values are `starts[i]` to `starts[i] + sizes[i]`, (n,) int64 each, in `GROUP/starts`
+    and `GROUP/sizes`. `reused` (n,) uint16, where anything was taken from earlier files: 0, or k
+    for the k-th of the attribute `reused_from`.
     """
 
     def __init__(
@@ -192,10 +193,12 @@ class ShardWriter:
         short = 0 < shard.widest_id <= MOST_BYTES_OF_SHORT_ID
         type_of_id = h5py.string_dtype("utf-8", shard.widest_id) if short else TEXT
         ids = file.create_dataset("sequence_ids", len(shard.ordinals), type_of_id)
+        id_keys = file.create_dataset("id_keys", len(shard.ordinals), np.uint64)
         start = 0
         for block in _in_blocks(shard.read_ids()):
             texts = np.array([text.encode() for text in block], object)
             ids[start : start + len(block)] = texts.astype(type_of_id)
+            id_keys[start : start + len(block)] = keys_of_hashes(map(hash_bytes, texts))
             start += len(block)
         attributes = {name: as_attribute(value) for name, value in settings.items()}
         file.attrs.update(attributes)

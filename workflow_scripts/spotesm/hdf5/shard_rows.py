@@ -10,12 +10,14 @@ import numpy as np
 from spotesm.base.failures import IncompleteError
 from spotesm.hdf5.pieces import Piece, bytes_of_row
 from spotesm.hdf5.shard_file import read_reasons
+from spotesm.sequences.digests import hash_bytes, keys_of_hashes
 from spotesm.sequences.rejected import EMBED, TRANSLATE, Rejected, read_rejected
 
 BLOCK_BYTES = 64 << 20
 LEAST_BYTES_OF_RECORD = 256  # about what its id, digest and place take
 MORE_THAN_EXPECTED = 64
 RECORD_COLUMNS = ("sequence_ids", "lengths", "digests", "windows")
+ID_KEYS = "id_keys"
 
 
 class ShardRows:
@@ -28,7 +30,8 @@ class ShardRows:
 
     def __init__(self, path: Path) -> None:
         try:
-            self.file = h5py.File(path, "r", locking=False)
+            # Parts of chunks are read as they are: a cache would read whole ones, and stay.
+            self.file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
         except OSError as error:
             raise IncompleteError(
                 f"{path}: not a whole shard file; delete it and run again: its results are kept "
@@ -40,7 +43,8 @@ class ShardRows:
         self._raw = open(path, "rb", buffering=0)  # noqa: SIM115
         self._columns = {
             name: Piece.of(self.file[name], self._raw) or self.file[name]
-            for name in ("ordinals", *RECORD_COLUMNS, *self.row_keys)
+            for name in ("ordinals", ID_KEYS, *RECORD_COLUMNS, *self.row_keys)
+            if name in self.file
         }
 
     def __enter__(self) -> "ShardRows":
@@ -52,6 +56,8 @@ class ShardRows:
 
     def read(self, name: str, start: int, end: int) -> np.ndarray:
         """Return what one column says of some records; ids as bytes."""
+        if name == ID_KEYS and name not in self._columns:  # an older file
+            return keys_of_hashes(map(hash_bytes, self.read("sequence_ids", start, end)))
         column = self._columns[name]
         return column.read(start, end) if isinstance(column, Piece) else column[start:end]
 
@@ -78,8 +84,8 @@ class Block:
     Attributes:
         shards: (r,) which shard each record is in, and
         places: (r,) as which of its records.
-        columns: by dataset, what is known of each embedded record, (r, ...); ids are bytes. What
-            comes next is read into the same memory.
+        columns: by dataset of the shards, what is known of each embedded record, (r, ...); ids are
+            bytes. What comes next is read into the same memory.
         rejected: the others, ascending.
     """
 
@@ -107,6 +113,7 @@ class Gatherer:
             name: np.empty((self.block_rows, *first.file[name].shape[1:]), self._type_of(name))
             for name in (*RECORD_COLUMNS, *first.row_keys)
         }
+        self.buffers[ID_KEYS] = np.empty(self.block_rows, np.uint64)
 
     def _type_of(self, name: str) -> np.dtype:
         types = [shard.file[name].dtype for shard in self.shards]
