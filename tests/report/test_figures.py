@@ -90,6 +90,7 @@ def test_attempts_are_bars_of_their_time_by_device() -> None:
     )
     assert drawn.outcomes == [("completed", 1), ("stopped", 1), ("killed", 1), ("failed", 1)]
     assert drawn.speed == ""
+    assert drawn.day == "1\N{NO-BREAK SPACE}January\N{NO-BREAK SPACE}2026"
 
 
 def test_attempts_at_one_time_on_one_device_are_in_rows_of_their_own() -> None:
@@ -97,10 +98,10 @@ def test_attempts_at_one_time_on_one_device_are_in_rows_of_their_own() -> None:
     assert [[b.left for b in row] for row in drawn.lanes[0].rows] == [[0, 50], [10, 60]]
 
 
-def test_the_shortest_attempt_is_seen() -> None:
-    drawn = draw_timeline([attempt(0, 100_000), attempt(100_000, 100_000, "killed")])
-    assert drawn.lanes[0].rows[0][1].width == figures.LEAST_WIDTH
-    assert drawn.lanes[0].rows[0][1].text == ""
+def test_a_clock_that_went_back_makes_no_negative_width() -> None:
+    drawn = draw_timeline([attempt(0, 100), attempt(50, 40, "killed")])
+    bars = [(b.left, b.width, b.text) for row in drawn.lanes[0].rows for b in row]
+    assert bars == [(0, 100, "3"), (50, 0, "")]
 
 
 def test_the_last_attempts_are_shown(monkeypatch: pytest.MonkeyPatch) -> None:

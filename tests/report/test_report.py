@@ -288,8 +288,21 @@ def test_one_length_is_a_sentence(job: ReportJob) -> None:
     report_dataset(job)
     page = job.output.read_text()
     assert not any(figure in page for figure in figures)
-    assert "All of 1,400 residues. 60 longer than 1,022 went through" in " ".join(page.split())
+    assert "All have 1,400 residues. 60 longer than 1,022 went through" in " ".join(page.split())
     assert "<b>residues</b>: all 1,400" in page
+
+
+@pytest.mark.parametrize(("length", "said"), [(1, "1 residue"), (40, "40 residues")])
+def test_one_protein_has_one_length(job: ReportJob, length: int, said: str) -> None:
+    with h5py.File(job.embeddings, "r+") as file:
+        for name in ("sequence_ids", "lengths", "windows", "mean/6"):
+            values = file[name][:1]
+            del file[name]
+            file.create_dataset(name, data=values)
+        file["lengths"][:], file["windows"][:] = length, 1
+    job.summary.write_text(json.dumps(json.loads(job.summary.read_text()) | {"n_embedded": 1}))
+    report_dataset(job)
+    assert f'<p id="lengths-text">It has {said}.</p>' in job.output.read_text()
 
 
 def test_rejected_records_beyond_the_first_are_counted(

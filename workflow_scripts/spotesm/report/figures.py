@@ -16,7 +16,6 @@ from spotesm.runs.history import PastAttempt
 MOST_LENGTH_BINS, LEAST_LENGTH_BINS = 60, 10
 MOST_TIME_BINS = 200
 MOST_ATTEMPTS = 3000
-LEAST_WIDTH = 0.15
 TEXT_WIDTH = 2.5
 OUTCOMES = {
     "completed": "completed",
@@ -170,7 +169,7 @@ def draw_timeline(attempts: Sequence[PastAttempt]) -> Timeline | None:
         x_ticks=axis.time_ticks(),
         outcomes=[(kind, outcomes[kind]) for kind in OUTCOMES if outcomes[kind]],
         n_left_out=len(attempts) - len(shown),
-        day=f"{moment(start):%d %B %Y}",
+        day=f"{moment(start).day}\N{NO-BREAK SPACE}{moment(start):%B\N{NO-BREAK SPACE}%Y}",
         speed=_outline(rates / peak) if peak else "",
         y_ticks=Axis(0, peak).ticks() if peak else [],
         peak=peak,
@@ -215,7 +214,7 @@ def _stack(attempts: Sequence[PastAttempt], axis: Axis) -> list[list[Bar]]:
 
 def _bar_of(attempt: PastAttempt, axis: Axis) -> Bar:
     left = axis.percent(attempt.start)
-    width = round(max(axis.percent(attempt.end) - left, LEAST_WIDTH), 3)
+    width = round(max(axis.percent(attempt.end) - left, 0), 3)
     kind, _, detail = attempt.outcome.partition(":")
     tip = (
         f"shard {attempt.shard}, attempt {attempt.number}: {OUTCOMES[kind]}{detail and ':'}{detail}"
