@@ -3,7 +3,6 @@
 import os
 import random
 import resource
-import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -87,16 +86,6 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(
     assert_same_datasets(job.output, unbroken.output, tolerance=1e-6)
 
 
-def test_a_sequence_that_never_fits_is_rejected(job: ShardJob, unbroken: ShardJob) -> None:
-    assert run(job, faults=f"out_of_memory={POISON}") == 0
-    assert_same_but(job, unbroken, POISONED, "out_of_memory")
-
-
-def test_a_sequence_that_is_not_finite_is_rejected(job: ShardJob, unbroken: ShardJob) -> None:
-    assert run(job, faults=f"not_finite={POISON}") == 0
-    assert_same_but(job, unbroken, POISONED, "not_finite")
-
-
 def test_what_half_precision_cannot_do_is_computed_in_float32(
     job: ShardJob, unbroken: ShardJob
 ) -> None:
@@ -160,16 +149,8 @@ def test_another_error_keeps_what_was_computed_and_quotes_the_journal(
     assert_same_datasets(job.output, unbroken.output)
 
 
-# The 1st write binds the directory, the 2nd is the plan, the last the shard's own file.
-@pytest.mark.parametrize("write", [1, 2, 3, 5, "last"])
-def test_a_full_disk_is_told_and_nothing_is_lost(
-    job: ShardJob, unbroken: ShardJob, write: int | str
-) -> None:
-    if write == "last":
-        assert run(changed(job, keep_parts=True)) == 0
-        write = 2 + len(parts_of(job)) + 1
-        shutil.rmtree(job.checkpoints)
-        job.output.unlink()
+def test_a_full_disk_is_told_and_nothing_is_lost(job: ShardJob, unbroken: ShardJob) -> None:
+    write = 5  # the 1st binds the directory, the 2nd is the plan, then come parts
     assert run(job, faults=f"disk_full@{write}") == 1
     assert_one_line(job, "the disk is full; free some space")
     assert not job.output.exists()

@@ -124,34 +124,6 @@ def test_another_token_budget_keeps_what_is_done(job: ShardJob, unbroken: ShardJ
     assert_same_datasets(job.output, unbroken.output, tolerance=1e-6)
 
 
-def damage_by_truncation(part: Path) -> None:
-    part.write_bytes(part.read_bytes()[:-100])
-
-
-def damage_one_bit(part: Path) -> None:
-    content = bytearray(part.read_bytes())
-    content[len(content) // 2] ^= 1
-    part.write_bytes(content)
-
-
-def damage_by_emptying(part: Path) -> None:
-    part.write_bytes(b"")
-
-
-@pytest.mark.parametrize("damage", [damage_by_truncation, damage_one_bit, damage_by_emptying])
-def test_a_damaged_part_is_set_aside_and_recomputed(
-    job: ShardJob, unbroken: ShardJob, damage: object
-) -> None:
-    assert interrupt_after_parts(job, 3, signal.SIGTERM) == 143
-    part = parts_of(job)[1]
-    damage(part)
-    job = changed(job, keep_parts=True)
-    assert run(job) == 0
-    assert (job.checkpoints / "set-aside" / part.name).exists()
-    assert part not in parts_of(job)
-    assert_same_datasets(job.output, unbroken.output)
-
-
 def test_a_part_of_other_settings_is_set_aside(job: ShardJob, unbroken: ShardJob) -> None:
     other = changed(
         job,

@@ -20,14 +20,8 @@ def fasta(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        (
-            "datasets: in.fasta\nshrads: 4\n",
-            r"config: top level: 'shrads' is no key there",
-        ),
         ("datasets: in.fasta\nshards: 2\nshards: 4\n", r"my.yaml, line 3: 'shards' is given twice"),
-        ("datasets: {x: no.fasta}\n", r"config: datasets: x: no such file: no.fasta"),
         ("datasets: 'x {dataset}.fasta'\n", r"Snakemake takes braces and line ends in a path"),
-        ("datasets: in.fasta\nmodel: {weights: no.pt}\n", r"config: model: weights: no such file"),
         ("shards: 2\n", r"config: datasets: is missing; name your FASTA"),
     ],
 )

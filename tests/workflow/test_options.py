@@ -10,12 +10,16 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
+from models import write_fair_esm
 from sequences import random_sequence, write_fasta
 from snakemake_runs import snakemake, write_config
 from spotesm import Embeddings
+from spotesm.weights.architectures import ARCHITECTURES
+from spotesm.weights.untrained import untrained_source
 
 ONE = ("--cores", "1", "--configfile")
 WINDOW = 60
+MODEL = "esm2_t6_8M_UR50D"
 Reference = Callable[[str], np.ndarray]
 
 
@@ -67,9 +71,13 @@ def test_truncated_compressed_labelled_with_checkpoints_elsewhere(
 def test_whole_without_checkpoints(
     folder: Path, records: list[tuple[str, str]], reference_residues: Reference
 ) -> None:
+    """By weights of one's own: the same numbers, in a file of fair-esm."""
+    small = ARCHITECTURES[MODEL]
+    write_fair_esm(small, folder / "mine.pt", untrained_source(small))
     embed(
         folder,
         records,
+        model={"name": MODEL, "weights": "mine.pt"},
         long_sequences={"policy": "whole", "out_of_memory": "smaller_windows"},
         compression="lzf",
         checkpoint={"enabled": False},

@@ -2,7 +2,6 @@
 
 import json
 import random
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -129,50 +128,27 @@ def test_folders_with_prepared_weights_elsewhere(
     assert_means(tmp_path, expected_means(hub, records, adapter=False))
 
 
-def positions(state: dict[str, torch.Tensor]) -> None:
-    state["esm.embeddings.position_embeddings.weight"] = torch.zeros(1026, 320)
-
-
-def untied(state: dict[str, torch.Tensor]) -> None:
-    state["lm_head.decoder.weight"] = state["esm.embeddings.word_embeddings.weight"] * 2
-
-
-def unmerged(state: dict[str, torch.Tensor]) -> None:
-    state["esm.encoder.layer.5.attention.self.query.lora_A.weight"] = torch.zeros(8, 320)
-
-
-def more(state: dict[str, torch.Tensor]) -> None:
-    state["esm.encoder.layer.0.gate.weight"] = torch.zeros(320)
-
-
 def not_finite(state: dict[str, torch.Tensor]) -> None:
     state["esm.encoder.layer.3.output.dense.bias"][-1] = torch.nan
 
 
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        (positions, "holds an ESM-1b or ESM-1v"),
-        (untied, "its decoder (lm_head.weight) and its token embedding should be one tensor"),
-        (unmerged, "holds an adapter that is not merged"),
-        (more, "holds esm.encoder.layer.0.gate.weight, which no ESM-1b, ESM-1v or ESM-2 has"),
-        (not_finite, "layers.3.fc2.bias holds a NaN or an infinite number"),
-    ],
-)
 def test_what_would_mislead_ends_before_any_shard(
-    tmp_path: Path, hub: Path, records: list[tuple[str, str]], change: Callable, said: str
+    tmp_path: Path, hub: Path, records: list[tuple[str, str]]
 ) -> None:
     state = {
         name: tensor
         for file in snapshot(hub, "model").glob("*.safetensors")
         for name, tensor in load_file(file).items()
     }
-    change(state)
+    not_finite(state)
     save_file(state, tmp_path / "mine.safetensors")
     write_fasta(tmp_path / "in.fasta", records)
     model = {"name": MODEL, "weights": "mine.safetensors"}
     config = write_config(tmp_path, datasets={"d": "in.fasta"}, model=model)
     run = snakemake(tmp_path, *RUN, str(config), "--until", "fetch_weights")
     assert run.returncode == 1
-    assert f"mine.safetensors: {said}" in run.stdout.partition("spotESM could not finish:")[2]
+    assert (
+        "mine.safetensors: layers.3.fc2.bias holds a NaN or an infinite number"
+        in run.stdout.partition("spotESM could not finish:")[2]
+    )
     assert "Traceback" not in run.stdout

@@ -12,13 +12,10 @@ import h5py
 import numpy as np
 import pytest
 from Bio.Seq import Seq
-from models import write_fair_esm
 from sequences import random_sequence, write_fasta
 from shards import assert_same_datasets
 from snakemake_runs import interrupt_when, snakemake, write_config
 from spotesm.hdf5.reader import Embeddings
-from spotesm.weights.architectures import ARCHITECTURES
-from spotesm.weights.untrained import untrained_source
 
 FOUR_GPUS = ("--cores", "all", "--resources", "gpu=4")
 # So small that each shard has many batches, and can be interrupted between them.
@@ -153,7 +150,7 @@ def brake(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGKILL])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])  # SIGTERM: below
 def test_an_interrupted_run_goes_on_by_the_same_command(
     folder: Path,
     records: list[tuple[str, str]],
@@ -197,31 +194,6 @@ def test_other_budgets_jobs_and_shards_between_attempts(
     embed(folder, *two_jobs)
     assert summary_of(folder)["n_computed"] == 0
     assert_same_datasets(result, expected, tolerance=1e-6, but=("reused",))
-
-
-def test_own_weights_and_no_checkpoints(
-    tmp_path: Path, records: list[tuple[str, str]], finished: tuple[Path, str]
-) -> None:
-    """The same numbers, in a file of fair-esm."""
-    small = ARCHITECTURES["esm2_t6_8M_UR50D"]
-    write_fair_esm(small, tmp_path / "mine.pt", untrained_source(small))
-    model = {"name": "esm2_t6_8M_UR50D", "weights": "mine.pt"}
-    config = prepare(tmp_path, records, shards=3, model=model, checkpoint={"enabled": False})
-    embed(tmp_path, *config, *SMALL_BATCHES)
-    result, expected = (folder / "results/d/embeddings.h5" for folder in (tmp_path, finished[0]))
-    assert_same_datasets(result, expected)
-    assert not parts_in(tmp_path)
-
-
-def test_a_broken_input_ends_in_one_line(tmp_path: Path) -> None:
-    (tmp_path / "in.fasta").write_text("MKV\n")
-    config = write_config(tmp_path, datasets={"d": "in.fasta"}, shards=2)
-    run = snakemake(tmp_path, "--configfile", str(config), *FOUR_GPUS, "--retries", "0")
-    assert run.returncode != 0
-    line = "in.fasta, line 1: not FASTA"
-    assert line in run.stdout
-    assert "Traceback" not in run.stdout
-    assert line in (tmp_path / "results/d/logs/split_fasta.log").read_text()
 
 
 def test_contigs_become_rows_that_lead_back_to_them(
