@@ -76,6 +76,7 @@ bench: .venv/installed
 	@$(MAKE_VENV)
 	@$(PIP_INSTALL) --editable .
 	@touch $@
+	@echo "Done. To embed proteins: $(CURDIR)/$(BIN)/spotesm embed my.fasta"
 
 .venv/installed-tests: .venv/installed envs/requirements-test.txt
 	@echo "Adding what the tests need ..."

@@ -161,7 +161,7 @@ FAILING = {
     "many": ("".join(f">p{i}\nMK*V\n" for i in range(5)) + f">ok\n{P1}\n", None),
     "dna": (
         f">c1\n{DNA}\n>c2\n{DNA[::-1]}\n",
-        r"dna: 2 of 2 sequences .* is this nucleotide\? Then",
+        r"dna: 2 of 2 sequences .* is this nucleotide\? Then embed it with --nucleotide",
     ),
     "rna": (f">c1\n{DNA.replace('T', 'U')}\n", r"rna: 1 of 1 sequences .* is this nucleotide\?"),
     "tabs": (

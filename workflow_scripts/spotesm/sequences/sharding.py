@@ -172,8 +172,9 @@ def _refuse_nucleotides(inputs: Sequence[Path], counts: Counter[str], residues: 
         others = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
         raise InputError(
             f"{inputs[0]}{others}: {counts['n_like_nucleotides']} of {accepted} sequences are made "
-            "of the letters of DNA or RNA alone; is this nucleotide? Then give the dataset as "
-            "{fasta: ..., alphabet: nucleotide}; if they are proteins, say alphabet: protein"
+            "of the letters of DNA or RNA alone; is this nucleotide? Then embed it with "
+            "--nucleotide, or by a config as {fasta: ..., alphabet: nucleotide}; if they are "
+            "proteins, say alphabet: protein there"
         )
 
 
