@@ -30,7 +30,7 @@ SMALL = {
     "hdf5.shard_file.CHUNK_BYTES": 3 * ROW,
     "hdf5.shard_file.ROWS_AT_ONCE": 3,
     "sequences.compression.BLOCK_BYTES": 8,  # as many as are looked at before the first is read
-    "sequences.fasta.BLOCK_CHARACTERS": 7,
+    "sequences.fasta.BLOCK_BYTES": 7,
     "sequences.sharding.ID_HASHES_AT_ONCE": 3,
     "weights.downloads.BLOCK_BYTES": 1000,
     "weights.prepared.READ_BYTES": 1000,

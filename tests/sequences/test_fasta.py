@@ -293,7 +293,7 @@ pieces = st.sampled_from(
 def test_blocks_of_any_size_read_as_line_by_line(content: bytes, size: int) -> None:
     expected = read_line_by_line(content)
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(fasta, "BLOCK_CHARACTERS", size)
+        monkeypatch.setattr(fasta, "BLOCK_BYTES", size)
         path = Path(folder, "in.fasta")
         path.write_bytes(content)
         try:

@@ -3,8 +3,8 @@
 Not numpy's `S16`, which drops NUL bytes at the end.
 """
 
-import hashlib
 from collections.abc import Iterable
+from hashlib import blake2b
 
 import numpy as np
 
@@ -14,7 +14,7 @@ DIGEST = np.dtype(f"V{DIGEST_BYTES}")
 
 def digest_sequence(sequence: bytes) -> bytes:
     """Return the blake2b-128 digest (16 bytes) of a normalised sequence."""
-    return hashlib.blake2b(sequence, digest_size=DIGEST_BYTES).digest()
+    return blake2b(sequence, digest_size=DIGEST_BYTES).digest()
 
 
 def digests_of(sequences: Iterable[bytes]) -> np.ndarray:

@@ -1,11 +1,10 @@
 """FASTA in: stream records, normalise sequences, say clearly what is wrong."""
 
-import io
 import logging
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 from spotesm.base.failures import InputError
 from spotesm.sequences.alphabet import RESIDUES
@@ -14,14 +13,13 @@ from spotesm.sequences.reasons import EMPTY, INVALID_CHARACTER, Reason
 
 log = logging.getLogger(__name__)
 
-BYTES = "latin-1"  # has a character for each byte: only ids must be UTF-8
 BOM = b"\xef\xbb\xbf"
 COMMENTS = (b";", b"#")  # what lines before the first record may begin with
 MARGINS = b" \t\v\f\n"  # around the sequence on a line: layout
 # Numbers: `in` finds a byte in a tenth of the time that bytes of length 1 take.
-NUL, TAB, SPACE = b"\0\t "
+NUL, TAB, RETURN, SPACE = b"\0\t\r "
 RARE_MARGINS = b"\t\v\f"
-BLOCK_CHARACTERS = 1 << 15  # what fits into a fast cache
+BLOCK_BYTES = 1 << 15  # what fits into a fast cache
 DELETED = b"- "  # in a sequence: gaps of an alignment, and blanks between blocks of residues
 STOPS = (b"*", b".")  # gffread writes the dot
 CHAIN_SEPARATORS = ":/"
@@ -178,8 +176,7 @@ class _FastaFile:
         """Yield its records."""
         try:
             with open(self.path, "rb", buffering=0) as raw:
-                text = io.TextIOWrapper(open_by_content(raw, str(self.path)), encoding=BYTES)
-                yield from self._parse(text)
+                yield from self._parse(open_by_content(raw, str(self.path)))
         except DAMAGE as error:
             after = f", after line {self.n_lines}" if self.n_lines else ""
             raise InputError(
@@ -188,21 +185,22 @@ class _FastaFile:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error.strerror or error})") from error
 
-    def _parse(self, text: io.TextIOWrapper) -> Iterator[Record]:
+    def _parse(self, stream: BinaryIO) -> Iterator[Record]:
         """Split blocks of whole lines before every line that begins with `>`."""
-        begun = [self._find_first_record(text)]
-        while some := text.read(BLOCK_CHARACTERS):
-            lines = (some + text.readline()).encode(BYTES)
-            if NUL in lines:
-                line = self.n_lines + lines.partition(b"\0")[0].count(b"\n") + 1
-                raise self._error(NOT_TEXT, line)
+        begun: list[bytes] = []
+        for lines in self._read_blocks(stream):
             rest, *records = _HEADERS.split(lines)
-            begun.append(rest)
+            if self.in_record:
+                begun.append(rest)
+            else:
+                self._check_are_comments(rest)
             if records:
                 if not lines.isascii():
                     self._check_ids(records, self.n_lines + rest.count(b"\n"))
                 blanks = any(blank in lines for blank in RARE_MARGINS)
-                yield _read_record(b"".join(begun), blanks=True)
+                if self.in_record:
+                    yield _read_record(b"".join(begun), blanks=True)
+                self.in_record = True
                 *whole, last = records
                 for record in whole:
                     yield _read_record(record, blanks)
@@ -211,21 +209,17 @@ class _FastaFile:
         if self.in_record:
             yield _read_record(b"".join(begun), blanks=True)
 
-    def _find_first_record(self, text: io.TextIOWrapper) -> bytes:
-        """Return the first header, after comments; nothing if there is none."""
-        for line in (line.encode(BYTES) for line in iter(text.readline, "")):
-            self.n_lines += 1
-            if NUL in line:
-                is_tar = self.n_lines == 1 and b"ustar" in line
-                raise self._error(TAR if is_tar else NOT_TEXT, self.n_lines)
-            if self.n_lines == 1:
-                line = line.removeprefix(BOM)
-            if line[:1] == b">":
-                self._check_ids([line[1:]], self.n_lines - 1)
-                self.in_record = True
-                return line[1:]
-            self._check_is_comment(line)
-        return b""
+    def _read_blocks(self, stream: BinaryIO) -> Iterator[bytes]:
+        """Yield whole lines, some at a time; however they end there, here they end in `\\n`."""
+        while some := stream.read(BLOCK_BYTES):
+            lines = some + stream.readline()
+            if RETURN in lines:
+                lines = lines.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+            if NUL in lines:
+                is_tar = not self.n_lines and b"ustar" in lines[:512]
+                line = self.n_lines + lines.partition(b"\0")[0].count(b"\n") + 1
+                raise self._error(TAR if is_tar else NOT_TEXT, line)
+            yield lines if self.n_lines else lines.removeprefix(BOM)
 
     def _check_ids(self, records: Sequence[bytes], n_lines: int) -> None:
         """Check that ids are text; so many lines are before these records."""
@@ -237,13 +231,14 @@ class _FastaFile:
                 raise self._error(problem, n_lines + 1) from error
             n_lines += record.count(b"\n")
 
-    def _check_is_comment(self, line: bytes) -> None:
-        if line.strip(MARGINS) and not line.startswith(COMMENTS):
-            looks = next(
-                (f" (it looks like {what})" for s, what in LOOKS if line.startswith(s)), ""
-            )
-            problem = f"not FASTA{looks}; the first line with text must begin with '>'"
-            raise self._error(problem, self.n_lines)
+    def _check_are_comments(self, lines: bytes) -> None:
+        for number, line in enumerate(lines.split(b"\n"), start=self.n_lines + 1):
+            if line.strip(MARGINS) and not line.startswith(COMMENTS):
+                looks = next(
+                    (f" (it looks like {what})" for s, what in LOOKS if line.startswith(s)), ""
+                )
+                problem = f"not FASTA{looks}; the first line with text must begin with '>'"
+                raise self._error(problem, number)
 
     def _error(self, problem: str, line: int) -> InputError:
         return InputError(f"{self.path}, line {line}: {problem}")
