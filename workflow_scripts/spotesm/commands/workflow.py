@@ -15,7 +15,7 @@ from spotesm.base.failures import ConfigError, UserError
 from spotesm.base.paths import REPOSITORY, SCHEMA, DatasetPaths, is_path_of_weights
 from spotesm.request.config import Dataset, check_config, dataset_name, expand_path, own_files
 from spotesm.request.inputs import find_fasta
-from spotesm.request.reuse import find_reused
+from spotesm.request.reuse import find_result, find_reused
 
 NOT_KEPT = Path(".snakemake/spotesm-config.yaml")  # the config of what leaves nothing behind
 HEADER = """\
@@ -190,8 +190,7 @@ def _datasets(fasta: Sequence[str], name: str | None, each: bool) -> dict[str, l
 
 def _find_earlier(name: str, directory: Path) -> str:
     """Return the result of a dataset of that name; a path as it is."""
-    own = directory / DatasetPaths.of(name).embeddings
-    return str(own) if "/" not in name and not Path(name).exists() and own.is_file() else name
+    return name if Path(name).exists() else find_result(name, directory) or name
 
 
 def _make_config(

@@ -36,14 +36,19 @@ def find_reused(config: Mapping) -> dict[str, list[str]]:
     }
 
 
+def find_result(name: str, folder: Path = Path()) -> str | None:
+    """Return the result of a dataset of an earlier run in a folder; None if there is none."""
+    own = folder / DatasetPaths.of(name).embeddings
+    return str(own) if "/" not in name and own.is_file() else None
+
+
 def _file_of(name: str, is_dataset: bool) -> str:
-    own = DatasetPaths.of(name).embeddings
     if is_dataset:
-        return str(own)
+        return str(DatasetPaths.of(name).embeddings)
     if Path(name).is_file():
         return name
-    if "/" not in name and own.is_file():  # of an earlier run in this folder
-        return str(own)
+    if own := find_result(name):
+        return own
     what = "is a folder" if Path(name).is_dir() else "no such file, and no dataset of that name"
     raise ConfigError(f"config: reuse: {name}: {what}; name an embeddings.h5, or a dataset")
 

@@ -210,7 +210,10 @@ class _FastaFile:
             yield _read_record(b"".join(begun), blanks=True)
 
     def _read_blocks(self, stream: BinaryIO) -> Iterator[bytes]:
-        """Yield whole lines, some at a time; however they end there, here they end in `\\n`."""
+        """Yield whole lines, some at a time; however they end there, here they end in `\\n`.
+
+        A file of carriage returns alone, which nothing has written for decades, comes whole.
+        """
         while some := stream.read(BLOCK_BYTES):
             lines = some + stream.readline()
             if RETURN in lines:
