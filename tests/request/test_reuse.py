@@ -14,13 +14,16 @@ from spotesm.request.reuse import find_reused
         (["old.h5", "no.h5"], "reuse: no.h5: no such file, and no dataset of that name"),
         (["d", "old.h5", "d"], "reuse: d is named twice"),
         (["old.h5", "results"], "reuse: results: is a folder"),
+        (["../kept"], "reuse: ../kept: no such file, and no dataset of that name"),
     ],
 )
 def test_a_wrong_name_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, reuse: list[str], line: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "results").mkdir()
+    for folder in ("results", "kept"):
+        (tmp_path / folder).mkdir()
+    (tmp_path / "kept/embeddings.h5").touch()  # in `results`, were a path taken for a name
     (tmp_path / "old.h5").touch()
     with pytest.raises(ConfigError, match=f"^config: {line}"):
         find_reused({"reuse": reuse, "datasets": {"d": "in.fasta"}})
