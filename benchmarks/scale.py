@@ -28,6 +28,7 @@ from spotesm.hdf5.index import check_index
 from spotesm.hdf5.merge import MergeJob, merge_shards
 from spotesm.hdf5.shard_file import ShardWriter
 from spotesm.hdf5.writing import WrittenFile
+from spotesm.request.inputs import choose_shards
 from spotesm.request.request import Request
 from spotesm.request.results import Results
 from spotesm.sequences.digests import as_bytes, from_bytes
@@ -46,13 +47,13 @@ def main() -> None:
     """Measure, step by step."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--records", type=int, default=1_000_000)
-    parser.add_argument("--shards", type=int, default=16)
+    parser.add_argument("--shards", type=int, help="as many as the workflow would take if left out")
     parser.add_argument("--dimensions", type=int, default=32)
     parser.add_argument("--folder", type=Path, help="in which it makes a temporary one of its own")
     options = parser.parse_args()
     print(
-        f"{options.records:,} records, {options.shards} shards, {options.dimensions} dimensions "
-        f"by a stand-in that follows from the digest; on {os.cpu_count()} cores"
+        f"{options.records:,} records, {options.dimensions} dimensions by a stand-in that follows "
+        f"from the digest; on {os.cpu_count()} cores"
     )
     # A new one of its own: nobody's files are removed afterwards.
     with tempfile.TemporaryDirectory(prefix="spotesm-scale-", dir=options.folder) as folder:
@@ -65,7 +66,8 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     n = options.records
     fasta = folder / "in.fasta"
     step("FASTA is made", write_fasta, fasta, n)
-    print(f"  {fasta.stat().st_size / 1e9:.2f} GB")
+    options.shards = options.shards or choose_shards({"in": [str(fasta)]}, folder)
+    print(f"  {fasta.stat().st_size / 1e9:.2f} GB, {options.shards} shards")
     took = step("split", split, folder, options.shards)
     print(f"  {n / took:,.0f} records/s of CPU time")
     step("shards are written", embed, folder, options)

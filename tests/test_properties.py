@@ -61,7 +61,7 @@ def test_valid_records_come_back_however_they_are_laid_out(
         for name, sequence, width in records
     )
     text = text if ends else text.rstrip("\n")
-    expected = [(name, sequence.encode(), b"rest") for name, sequence, _ in records]
+    expected = [(name.encode(), sequence.encode(), b"rest") for name, sequence, _ in records]
     assert read(text.replace("\n", newline).encode()) == expected
 
 

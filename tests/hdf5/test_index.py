@@ -139,3 +139,52 @@ def test_a_damaged_index_is_noticed(old_result: Path, name: str, place: int) -> 
         pytest.raises(IncompleteError, match="its index does not find each"),
     ):
         check_index(embeddings.file)
+
+
+@pytest.fixture
+def indexed(tmp_path: Path) -> Path:
+    """Twenty rows with repeated ids and digests, in several blocks, and their index."""
+    ids, texts = [f"p{row % 13}" for row in range(20)], [b"%d" % (row % 11) for row in range(20)]
+    write(tmp_path / "x.h5", ids, as_bytes(digests_of(texts)), 4)
+    with h5py.File(tmp_path / "x.h5", "r+") as file:
+        file["sequence_ids"], file["digests"] = ids, as_bytes(digests_of(texts))
+        check_index(file)
+    return tmp_path / "x.h5"
+
+
+def notices(path: Path, name: str, keys: np.ndarray, rows: np.ndarray) -> bool:
+    """Whether the check notices these entries in place of those that are there."""
+    with h5py.File(path, "r+") as file:
+        for of, values in (("keys", keys), ("rows", rows)):
+            del file[f"index/{name}_{of}"]
+            file[f"index/{name}_{of}"] = values
+    with h5py.File(path) as file:
+        try:
+            check_index(file)
+        except IncompleteError as error:
+            assert f"does not find each {name}" in str(error)
+            return True
+    return False
+
+
+@pytest.mark.parametrize("name", ["id", "digest"])
+def test_entries_out_of_order_or_missing_are_noticed(indexed: Path, name: str) -> None:
+    """Neighbours change places, also those in different blocks; the rows have each of them."""
+    with h5py.File(indexed) as file:
+        keys, rows = file[f"index/{name}_keys"][:], file[f"index/{name}_rows"][:]
+    for place in range(len(keys) - 1):
+        swapped = np.arange(len(keys))
+        swapped[[place, place + 1]] = place + 1, place
+        assert notices(indexed, name, keys[swapped], rows[swapped])
+    for place in (0, 8, -1):
+        assert notices(indexed, name, np.delete(keys, place), np.delete(rows, place))
+    assert not notices(indexed, name, keys, rows)
+
+
+def test_a_digest_leads_to_its_first_row(indexed: Path) -> None:
+    with h5py.File(indexed) as file:
+        keys, rows = file["index/digest_keys"][:], file["index/digest_rows"][:]
+    for place in np.flatnonzero(rows < 9):  # rows 11 to 19 repeat them
+        later = rows.copy()
+        later[place] += 11
+        assert notices(indexed, "digest", keys, later)

@@ -16,6 +16,7 @@ SMALL = {
     "commands.verify.ROWS_AT_ONCE": 3,
     "hdf5.index.ENTRIES_AT_ONCE": 3,
     "hdf5.index.LEAST_AROUND": 2,
+    "hdf5.index.ROWS_AT_ONCE": 3,
     "hdf5.integrity.ROWS_AT_ONCE": 3,
     "hdf5.merge.BLOCK_BYTES": 3 * ROW,
     "hdf5.pieces.BYTES_AT_ONCE": 3 * ROW,

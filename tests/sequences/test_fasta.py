@@ -116,7 +116,7 @@ def test_an_id_ends_at_a_space_or_tab_alone(
 ) -> None:
     path = tmp_path / "in"
     path.write_bytes(b">first\nMK\n>" + header + b"\nAC\n>last\nMK\n")
-    assert list(read_fasta([path]))[1] == Record(identifier, b"AC", description)
+    assert list(read_fasta([path]))[1] == Record(identifier.encode(), b"AC", description)
 
 
 @pytest.mark.parametrize(
@@ -188,7 +188,7 @@ def test_empty_files_alone_are_an_error(tmp_path: Path) -> None:
     ],
 )
 def test_normalises(raw: str, sequence: bytes, replaced: int, removed: int) -> None:
-    assert normalise(Record("", raw.encode(), b"")) == (sequence, replaced, removed)
+    assert normalise(Record(b"", raw.encode(), b"")) == (sequence, replaced, removed)
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_normalises(raw: str, sequence: bytes, replaced: int, removed: int) -> N
 )
 def test_rejects(raw: bytes, reason: str, detail: str) -> None:
     with pytest.raises(RejectedSequence) as caught:
-        normalise(Record("", raw, b""))
+        normalise(Record(b"", raw, b""))
     assert caught.value.reason == Reason(reason, detail)
 
 
@@ -256,9 +256,10 @@ def read_line_by_line(content: bytes) -> list[Record] | str:
         if line.startswith(b">"):
             identifier, *rest = re.split(rb"[ \t]", line[1:].strip(b" \t"), maxsplit=1)
             try:
-                records.append((identifier.decode(), [], b"".join(rest)))
+                identifier.decode()
             except UnicodeDecodeError:
                 return f"line {number}: its id is not UTF-8 text"
+            records.append((identifier, [], b"".join(rest)))
         elif records:
             records[-1][1].append(line.strip(b" \t\v\f"))
         elif line.strip(b" \t\v\f") and not line.startswith((b";", b"#")):

@@ -21,6 +21,7 @@ from spotesm.hdf5.pieces import Piece
 from spotesm.sequences.digests import hash_text, keys_of_bytes, keys_of_hashes
 
 ENTRIES_AT_ONCE = 1 << 20
+ROWS_AT_ONCE = 1 << 16
 LEAST_AROUND = 1 << 11
 KEYS = 1 << 64  # so many there are; they are spread evenly, as those of any hash
 _ENTRY = np.dtype([("key", np.uint64), ("row", np.uint64)])
@@ -53,13 +54,8 @@ class IndexWriter:
             id_keys: (k,) uint64, the keys of their ids.
             digests: (k, 16) uint8.
         """
-        entries = np.empty(len(id_keys), _ENTRY)
-        entries["row"] = np.arange(self._n_rows, self._n_rows + len(id_keys))
-        entries["key"] = keys_of_bytes(digests)
-        self._sorters["digest"].add(entries)
-        entries = entries.copy()
-        entries["key"] = id_keys
-        self._sorters["id"].add(entries)
+        self._sorters["digest"].add(_entries(keys_of_bytes(digests), self._n_rows))
+        self._sorters["id"].add(_entries(id_keys, self._n_rows))
         self._n_rows += len(id_keys)
 
     def write(self, file: h5py.File) -> None:
@@ -67,10 +63,9 @@ class IndexWriter:
         _write(file, "id", self._sorters["id"].in_order(), self._n_rows, self._n_rows)
         with tempfile.TemporaryFile(dir=self._folder) as kept:
             total = 0
-            for entries in self._sorters["digest"].in_order():
-                first = np.diff(entries["key"], prepend=~entries["key"][:1]) != 0
-                kept.write(entries[first].tobytes())
-                total += int(first.sum())
+            for entries in _first_of_each(self._sorters["digest"].in_order()):
+                kept.write(entries.tobytes())
+                total += len(entries)
             kept.seek(0)
             blocks = (
                 np.fromfile(kept, _ENTRY, ENTRIES_AT_ONCE) for _ in range(0, total, ENTRIES_AT_ONCE)
@@ -95,9 +90,14 @@ class _Sorter:
     """Sorts entries on disk, by key and then by row; needs memory for a million of them.
 
     They go to a temporary file in sorted runs, of which a range of keys at a time is read again.
+
+    Args:
+        folder: of the temporary file; None for the system's.
+        n: entries there will be, about.
+        stack: closes the file.
     """
 
-    def __init__(self, folder: Path, n: int, stack: ExitStack) -> None:
+    def __init__(self, folder: Path | None, n: int, stack: ExitStack) -> None:
         file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115
         self._file: BinaryIO = stack.enter_context(file)
         n_ranges = max(1, math.ceil(n / ENTRIES_AT_ONCE))
@@ -132,6 +132,12 @@ class _Sorter:
     def _read(self, start: int, end: int) -> np.ndarray:
         self._file.seek(int(start) * _ENTRY.itemsize)
         return np.fromfile(self._file, _ENTRY, int(end - start))
+
+
+def _first_of_each(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield the first entry of each key, of a sorter's blocks: no two of them share a key."""
+    for entries in blocks:
+        yield entries[np.diff(entries["key"], prepend=~entries["key"][:1]) != 0]
 
 
 def _sorted(pieces: Sequence[np.ndarray]) -> np.ndarray:
@@ -239,6 +245,7 @@ def check_index(file: h5py.File) -> None:
     """Check that the index of a merged file, if there is one, is that of its rows.
 
     That is: it is in order, and the sum of a hash of each of its entries is that of the rows' own.
+    Needs memory for a million rows, and 16 bytes a row of temporary files.
 
     Raises:
         IncompleteError: it is not.
@@ -250,45 +257,56 @@ def check_index(file: h5py.File) -> None:
         if n or any(len(dataset) for dataset in file["index"].values()):
             raise IncompleteError(f"{file.filename}: its index is not whole; merge it again")
         return
-    sums = {"id": 0, "digest": 0}
-    ids, digests = file["sequence_ids"].asstr(), file["digests"]
-    seen = 0
-    for start in range(0, n, ENTRIES_AT_ONCE):
-        own = digests[start : start + ENTRIES_AT_ONCE]
-        rows = np.arange(start, start + len(own))
-        of_ids = keys_of_hashes(map(hash_text, ids[start : start + ENTRIES_AT_ONCE]))
-        sums["id"] += _sum_of_hashes(of_ids, rows)
-        first = index.rows_of_digests(own) == rows
-        seen += int(first.sum())
-        sums["digest"] += _sum_of_hashes(keys_of_bytes(own[first]), rows[first])
-    for name, total in (("id", n), ("digest", seen)):
-        last, of_index, entries = None, 0, 0
-        for block in index.entries(name):
-            before = block if last is None else np.concatenate([last, block])
-            last = block[-1:]
-            of_index += _sum_of_hashes(block["key"], block["row"])
-            entries += len(block)
-            if not _ascends(before, strictly=name == "digest"):
-                entries = -1
-                break
-        if (entries, of_index % KEYS) != (total, sums[name] % KEYS):
+    for name, own in (("id", _ids_of(file)), ("digest", _first_digests_of(file))):
+        if _sum_of_hashes(_in_order(index.entries(name))) != _sum_of_hashes(own):
             raise IncompleteError(
                 f"{file.filename}: its index does not find each {name}; merge it again"
             )
 
 
-def _ascends(entries: np.ndarray, strictly: bool) -> bool:
-    """Whether entries ascend by key, and, where keys may be equal, by row."""
-    keys, rows = entries["key"], entries["row"]
-    above = keys[1:] > keys[:-1]
-    if not strictly:
-        above |= (keys[1:] == keys[:-1]) & (rows[1:] > rows[:-1])
-    return bool(above.all())
+def _ids_of(file: h5py.File) -> Iterator[np.ndarray]:
+    """Yield the entry of each id, in the order of the rows."""
+    ids = file["sequence_ids"].asstr()
+    for start in range(0, len(ids), ROWS_AT_ONCE):
+        yield _entries(keys_of_hashes(map(hash_text, ids[start : start + ROWS_AT_ONCE])), start)
 
 
-def _sum_of_hashes(keys: np.ndarray, rows: np.ndarray) -> int:
-    """Return the sum of a hash of each key and row: splitmix64's finisher."""
-    mixed = keys ^ (rows.astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15))
-    for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
-        mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
-    return int((mixed ^ (mixed >> np.uint64(31))).sum(dtype=np.uint64))
+def _first_digests_of(file: h5py.File) -> Iterator[np.ndarray]:
+    """Yield the entry of the first row of each digest, in order."""
+    digests = file["digests"]
+    with ExitStack() as stack:
+        sorter = _Sorter(None, len(digests), stack)
+        for start in range(0, len(digests), ROWS_AT_ONCE):
+            sorter.add(_entries(keys_of_bytes(digests[start : start + ROWS_AT_ONCE]), start))
+        yield from _first_of_each(sorter.in_order())
+
+
+def _entries(keys: np.ndarray, first_row: int) -> np.ndarray:
+    entries = np.empty(len(keys), _ENTRY)
+    entries["key"] = keys
+    entries["row"] = np.arange(first_row, first_row + len(keys))
+    return entries
+
+
+def _in_order(blocks: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+    """Yield blocks as long as their entries ascend by key, and where keys are equal, by row."""
+    last = np.empty(0, _ENTRY)
+    for block in blocks:
+        entries = np.concatenate([last, block])
+        keys, rows = entries["key"], entries["row"]
+        above = (keys[1:] > keys[:-1]) | ((keys[1:] == keys[:-1]) & (rows[1:] > rows[:-1]))
+        if not above.all():
+            return
+        yield block
+        last = block[-1:]
+
+
+def _sum_of_hashes(blocks: Iterator[np.ndarray]) -> int:
+    """Return the sum of a hash of each entry's key and row: splitmix64's finisher."""
+    total = 0
+    for block in blocks:
+        mixed = block["key"] ^ (block["row"] * np.uint64(0x9E3779B97F4A7C15))
+        for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
+            mixed = (mixed ^ (mixed >> np.uint64(shift))) * np.uint64(factor)
+        total += int((mixed ^ (mixed >> np.uint64(31))).sum(dtype=np.uint64))
+    return total % KEYS

@@ -17,7 +17,7 @@ BOM = b"\xef\xbb\xbf"
 COMMENTS = (b";", b"#")  # what lines before the first record may begin with
 MARGINS = b" \t\v\f\n"  # around the sequence on a line: layout
 # Numbers: `in` finds a byte in a tenth of the time that bytes of length 1 take.
-NUL, TAB, RETURN, SPACE = b"\0\t\r "
+NUL, RETURN, SPACE = b"\0\r "
 RARE_MARGINS = b"\t\v\f"
 BLOCK_BYTES = 1 << 15  # what fits into a fast cache
 DELETED = b"- "  # in a sequence: gaps of an alignment, and blanks between blocks of residues
@@ -55,14 +55,19 @@ class Record(NamedTuple):
     """A record of a FASTA file.
 
     Attributes:
-        identifier: the header up to the first space or tab; may be empty.
+        name: the header up to the first space or tab, in UTF-8; may be empty.
         raw: the sequence as it stands there, in one piece.
         description: what follows in the header, in whatever encoding.
     """
 
-    identifier: str
+    name: bytes
     raw: bytes
     description: bytes
+
+    @property
+    def identifier(self) -> str:
+        """The name as text."""
+        return self.name.decode()
 
 
 # Its own constructor takes three times as long, which shows at hundreds of millions of records.
@@ -154,7 +159,8 @@ def read_fasta(paths: Sequence[Path]) -> Iterator[Record]:
     for path in paths:
         log.info("reading %s", path)
         file = _FastaFile(path)
-        yield from file.read()
+        for records in file.read():
+            yield from records
         if not file.in_record:
             n_empty += 1
             if len(paths) > 1:
@@ -172,8 +178,8 @@ class _FastaFile:
         self.n_lines = 0
         self.in_record = False
 
-    def read(self) -> Iterator[Record]:
-        """Yield its records."""
+    def read(self) -> Iterator[list[Record]]:
+        """Yield its records, some at a time."""
         try:
             with open(self.path, "rb", buffering=0) as raw:
                 yield from self._parse(open_by_content(raw, str(self.path)))
@@ -185,7 +191,7 @@ class _FastaFile:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error.strerror or error})") from error
 
-    def _parse(self, stream: BinaryIO) -> Iterator[Record]:
+    def _parse(self, stream: BinaryIO) -> Iterator[list[Record]]:
         """Split blocks of whole lines before every line that begins with `>`."""
         begun: list[bytes] = []
         for lines in self._read_blocks(stream):
@@ -199,15 +205,14 @@ class _FastaFile:
                     self._check_ids(records, self.n_lines + rest.count(b"\n"))
                 blanks = any(blank in lines for blank in RARE_MARGINS)
                 if self.in_record:
-                    yield _read_record(b"".join(begun), blanks=True)
+                    yield _read_records([b"".join(begun)], blanks=True)
                 self.in_record = True
                 *whole, last = records
-                for record in whole:
-                    yield _read_record(record, blanks)
+                yield _read_records(whole, blanks)
                 begun = [last]
             self.n_lines += lines.count(b"\n")
         if self.in_record:
-            yield _read_record(b"".join(begun), blanks=True)
+            yield _read_records([b"".join(begun)], blanks=True)
 
     def _read_blocks(self, stream: BinaryIO) -> Iterator[bytes]:
         """Yield whole lines, some at a time; however they end there, here they end in `\\n`.
@@ -247,26 +252,28 @@ class _FastaFile:
         return InputError(f"{self.path}, line {line}: {problem}")
 
 
-def _read_record(text: bytes, blanks: bool) -> Record:
-    """Read a record of the lines that follow a `>`; blanks may be around any of them.
+def _read_records(texts: Sequence[bytes], blanks: bool) -> list[Record]:
+    """Read records of the lines that follow a `>`; blanks may be around any of them.
 
     Args:
         blanks: whether others than spaces may be.
     """
-    header, _, body = text.partition(b"\n")
-    if blanks or SPACE in body:
-        body = b"".join(line.strip(MARGINS) for line in body.split(b"\n"))
-    else:
-        body = body.replace(b"\n", b"")
-    identifier, description = _split_title(header)
-    return _new_tuple(Record, (identifier.decode(), body, description))
+    records = []
+    for text in texts:
+        header, _, body = text.partition(b"\n")
+        if blanks or SPACE in body:
+            body = b"".join(line.strip(MARGINS) for line in body.split(b"\n"))
+        else:
+            body = body.replace(b"\n", b"")
+        if blanks:
+            name, description = _split_title(header)
+        else:
+            name, _, description = header.strip(b" ").partition(b" ")
+        records.append(_new_tuple(Record, (name, body, description)))
+    return records
 
 
 def _split_title(header: bytes) -> tuple[bytes, bytes]:
     """Return id and description."""
-    title = header.strip(b" \t")
-    if TAB in title:
-        identifier, *description = _ID_ENDS.split(title, 1)
-        return identifier, b"".join(description)
-    identifier, _, description = title.partition(b" ")
-    return identifier, description
+    identifier, *description = _ID_ENDS.split(header.strip(b" \t"), 1)
+    return identifier, b"".join(description)

@@ -36,6 +36,7 @@ COUNTS = (
 UNKNOWN = ord("X")
 BASES = b"ACGTUN"
 SEVERAL_BASES = b"RYSWKMBDHVX"  # the codes for several, few in real nucleotides
+NUCLEOTIDES = BASES + SEVERAL_BASES
 MOST_SEVERAL = 0.1
 LEAST_BASES = 20  # shorter peptides may well have no other letters
 MOST_LIKE_NUCLEOTIDES = 0.5
@@ -100,25 +101,25 @@ def split_fasta(
             rejects.pass_on(line)
         ids = _Ids(stack.enter_context(tempfile.TemporaryFile(dir=rejected.parent)))
         for ordinal, record in enumerate(read_fasta(inputs)):
-            identifier, sequence, _ = record
-            ids.add(identifier)
+            name, sequence, _ = record
+            ids.add(name)
             if not is_normal(sequence):
                 try:
                     sequence, replaced, removed = normalise(record)
                 except RejectedSequence as error:
                     counts["n_rejected"] += 1
-                    rejects.add(ordinal, identifier, SPLIT, error.reason)
+                    rejects.add(ordinal, record.identifier, SPLIT, error.reason)
                     continue
                 counts["n_replaced_residues"] += replaced
                 counts["n_removed_characters"] += removed
             residues += len(sequence)
-            if not sequence[:LEAST_BASES].strip(BASES + SEVERAL_BASES):  # so that few are looked at
+            if not sequence[:LEAST_BASES].strip(NUCLEOTIDES):  # so that few are looked at
                 counts["n_unknown_proteins"] += is_unknown(sequence)
                 if is_like_nucleotides(sequence):
                     counts["n_like_nucleotides"] += 1
                     residues_like_nucleotides += len(sequence)
             write = writes[bisect(edges, digest_sequence(sequence))]
-            write(b">%d %s\n%s\n" % (ordinal, identifier.encode(), sequence))
+            write(b">%d %s\n%s\n" % (ordinal, name, sequence))
         counts["n_records"], counts["n_residues"] = len(ids), residues
         counts["n_repeated_ids"] = ids.count_repeats()
         _log_counts(counts)
@@ -193,9 +194,9 @@ class _Ids:
     def __len__(self) -> int:
         return self._n_written + len(self._last)
 
-    def add(self, identifier: str) -> None:
+    def add(self, name: bytes) -> None:
         """Take the next one."""
-        self._last.append(hash(identifier))  # Python's, the same for as long as this process lives
+        self._last.append(hash(name))  # Python's, the same for as long as this process lives
         if len(self._last) >= ID_HASHES_AT_ONCE:
             self._write()
 
