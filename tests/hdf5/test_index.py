@@ -129,6 +129,21 @@ def test_a_merged_file_is_asked_by_its_index(old_result: Path) -> None:
         check_index(embeddings.file)
 
 
+@pytest.mark.parametrize("asked", ["!", "~"])  # before and behind all ids
+def test_an_id_that_shares_its_key_with_another_is_not_that_one(
+    old_result: Path, asked: str
+) -> None:
+    key = np.uint64(int.from_bytes(hash_text(asked), "big"))
+    with h5py.File(old_result, "r+") as file:
+        keys = file["index/id_keys"]
+        keys[min(np.searchsorted(keys[:], key), len(keys) - 1)] = key
+    with Embeddings(old_result) as embeddings:
+        assert len(Index.of(embeddings.file).candidates(asked)) == 1
+        assert asked not in embeddings
+        with pytest.raises(KeyError):
+            embeddings.find_rows([asked])
+
+
 @pytest.mark.parametrize("name", ["id_keys", "id_rows", "digest_keys", "digest_rows"])
 @pytest.mark.parametrize("place", [0, 1, -1])
 def test_a_damaged_index_is_noticed(old_result: Path, name: str, place: int) -> None:
