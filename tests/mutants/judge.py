@@ -1,7 +1,8 @@
 """The tests that judge one mutant: fails as soon as one of them notices.
 
 What runs is every test file that executes the changed line, in its own process or in one that it
-starts; quick ones first. That is known from one run of all tests under coverage (`measure`).
+starts: those of the module's room, the other quick ones, the long ones. Which do is known from one
+run of all tests under coverage (`measure`).
 """
 
 import ast
@@ -23,6 +24,7 @@ PYTEST = (sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider")
 NOT_ASKED = ("-m", "not slurm and not chaos", "--ignore", "tests/workflow/test_module.py")
 # conftest.py begins with these folders, so that they are asked by themselves, at last.
 LONG = ("workflow", "faults")
+OWN_ROOM, NEXT, LAST = range(3)
 AT_IMPORT = ""
 LEAST_SECONDS, TIMES_LONGER = 60, 5
 
@@ -58,11 +60,10 @@ def main() -> None:
     ).stdout
     files = find_tests(work, module, whole_statements(before, lines))
     seconds = read_seconds(work)
-    files.sort(key=lambda file: (Path(file).parent.name in LONG, seconds.get(file, 0.0)))
-    for group in (
-        [file for file in files if Path(file).parent.name not in LONG],
-        [file for file in files if Path(file).parent.name in LONG],
-    ):
+    files.sort(key=lambda file: seconds.get(file, 0.0))
+    rank = {Path(module).parent.name: OWN_ROOM, **dict.fromkeys(LONG, LAST)}
+    for turn in (OWN_ROOM, NEXT, LAST):
+        group = [file for file in files if rank.get(Path(file).parent.name, NEXT) == turn]
         if group and not passes(group, sum(seconds.get(file, 0.0) for file in group)):
             sys.exit(1)
 
