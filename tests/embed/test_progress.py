@@ -3,6 +3,7 @@
 import json
 import random
 import signal
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 from sequences import random_sequence, write_fasta
 from shards import make_job, run, running, stop, wait_until
+from spotesm.embed import progress as progress_module
 from spotesm.embed.progress import SPEED_FILE_NAME, Progress, Snapshot
 from spotesm.request.results import rejected
 from spotesm.runs.state import read_progress
@@ -18,6 +20,10 @@ from spotesm.sequences.reasons import TOO_LONG, Reason
 
 @pytest.fixture
 def progress(tmp_path: Path) -> Progress:
+    return make_progress(tmp_path)
+
+
+def make_progress(tmp_path: Path) -> Progress:
     """Three sequences of 10, 20 and 30 tokens, the first of which is done."""
     task = SimpleNamespace(
         shard=SimpleNamespace(lengths=np.array([8, 18, 28])),
@@ -65,6 +71,24 @@ def test_what_is_given_up_does_not_count_in_the_end(progress: Progress, tmp_path
     assert read_progress(tmp_path).tokens_done == 10
     stretches = [json.loads(line) for line in (tmp_path / SPEED_FILE_NAME).open()]
     assert [tokens for _, _, tokens in stretches] == [15]
+
+
+def test_files_and_lines_are_written_now_and_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file at most every two seconds, a line every ten, however fast batches come."""
+    clock = [100.0]
+    monkeypatch.setattr(progress_module, "time", SimpleNamespace(**vars(time)))
+    monkeypatch.setattr(progress_module.time, "monotonic", lambda: clock[0])
+    caplog.set_level("INFO")
+    counted = make_progress(tmp_path)
+    told: list[tuple[int, int]] = []
+    for clock[0] in (100.5, 101.9, 102.0, 103.9, 104.0, 109.9, 110.0, 119.9, 120.0):
+        counted.advance_within(1)
+        lines = sum(" tokens/s, " in message for message in caplog.messages)
+        told.append((read_progress(tmp_path).tokens_done, lines))
+    assert [tokens - 10 for tokens, _ in told] == [0, 0, 3, 3, 5, 6, 6, 8, 8]
+    assert [lines for _, lines in told] == [0, 0, 0, 0, 0, 0, 1, 1, 2]
 
 
 def test_a_protein_of_many_windows_tells_of_itself(tmp_path: Path, weights_manifest: Path) -> None:

@@ -6,6 +6,7 @@ embedding; shards are empty, or hold rejected records alone.
 
 import json
 import tempfile
+import zlib
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,9 @@ class Dataset:
     @property
     def keys(self) -> list[str]:
         return self.request.select().keys
+
+    def select_ragged(self) -> list[str]:
+        return self.request.select().ragged_keys
 
     def sequence(self, i: int) -> bytes:
         return b"ACDEFGHIK"[: i + 1]
@@ -155,6 +159,8 @@ def assert_is(dataset: Dataset, job: MergeJob, summary: dict) -> None:
             if not parts and output.ragged:
                 assert key not in file
                 continue
+            sums = [zlib.crc32(part.tobytes()) for part in parts]
+            assert file[f"checksums/{key}"][:].tolist() == sums
             expected = np.concatenate(parts) if parts else np.empty((0, DIM))
             expected = expected.ravel() if output.width == 1 else expected
             np.testing.assert_array_equal(file[key][:], expected, strict=bool(parts))
@@ -227,9 +233,73 @@ def test_one_value_that_is_not_finite_is_refused(
             own = values[record]
         own.flat[at(place, own.size)] = np.nan
         file[key][...] = values
+        sums = file[f"checksums/{key}"][:]
+        sums[sums == sums[record]] = zlib.crc32(own.tobytes())  # as if it was computed
+        file[f"checksums/{key}"][...] = sums
     with pytest.raises(IncompleteError, match="is not finite"):
         merge_shards(job)
     assert not job.output.exists()
+
+
+@pytest.mark.parametrize("shard", range(3))
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("key", FIXED.select_ragged())
+def test_one_other_value_of_many_is_refused(
+    tmp_path: Path, key: str, place: str, shard: int
+) -> None:
+    """Of what nobody has read again since it was written."""
+    job = FIXED.write(tmp_path)
+    with h5py.File(job.shards[shard], "r+") as file:
+        accepted = np.flatnonzero(file["reasons"].asstr()[:] == "")
+        record = accepted[at(place, len(accepted))]
+        start, size = (file[f"{output_of(key).name}/{x}"][record] for x in ("starts", "sizes"))
+        flip_a_bit(file, key, slice(start, start + size), place)
+    with pytest.raises(IncompleteError, match=rf"{shard}\.h5: holds values of {key} that are not"):
+        merge_shards(job)
+    assert not job.output.exists()
+
+
+@pytest.mark.parametrize("record", PLACES)
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize("key", FIXED.keys)
+def test_one_bit_of_a_merged_file_is_noticed(
+    tmp_path: Path, key: str, place: str, record: str
+) -> None:
+    job = FIXED.write(tmp_path)
+    merge_shards(job)
+    row = at(record, len(FIXED.kept))
+    with h5py.File(job.output, "r+") as file:
+        rows = slice(row, row + 1)
+        if output_of(key).ragged:
+            rows = slice(*file[f"{output_of(key).name}/offsets"][row : row + 2])
+        flip_a_bit(file, key, rows, place)
+    with (
+        Embeddings(job.output) as embeddings,
+        pytest.raises(IncompleteError, match=f"row {row}: has other values of {key} than"),
+    ):
+        check_integrity(embeddings)
+
+
+def flip_a_bit(file: h5py.File, key: str, rows: slice, place: str) -> None:
+    """Change the first, a middle or the last value in these rows by its last bit."""
+    values = file[key][rows]
+    bits = values.view(np.uint32).reshape(-1)
+    bits[at(place, len(bits))] ^= 1
+    assert np.isfinite(values).all()
+    file[key][rows] = values
+
+
+@pytest.mark.parametrize("older", [{0}, {1}, {2}, {0, 1, 2}])
+def test_shards_without_checksums_are_merged(tmp_path: Path, older: set[int]) -> None:
+    """Those of before there were any; then the merged file has none."""
+    job = FIXED.write(tmp_path)
+    for shard in older:
+        with h5py.File(job.shards[shard], "r+") as file:
+            del file["checksums"]
+    merge_shards(job)
+    with Embeddings(job.output) as embeddings:
+        assert "checksums" not in embeddings.file
+        check_integrity(embeddings)
 
 
 @pytest.mark.parametrize("shard", range(3))

@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -122,6 +123,24 @@ def test_rows_of_rejected_records_need_not_be_there(tmp_path: Path, shard: Shard
         writer.add(results_of(shard, np.arange(3, N)))
         facts = dict.fromkeys(("n_computed", "n_resumed", "attempts", "seconds"), 1)
         writer.finish(SETTINGS, {"weights": "untrained", "embedding_dim": DIM, **facts})
+    check_shard(tmp_path / "s.h5", shard, SETTINGS)
+
+
+@pytest.mark.parametrize("place", PLACES)
+def test_a_sequence_may_be_rejected_when_some_outputs_are_there(
+    tmp_path: Path, shard: Shard, place: int
+) -> None:
+    """As if one layer was taken from an earlier run, and another is not finite."""
+    own = results_of(shard, np.arange(N))
+    reasons = [Reason("not_finite", "NaN") if i == place else None for i in range(N)]
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        writer = ShardWriter(file, shard, OUTPUTS, DIM)
+        writer.add(own.only(["mean/6"]))
+        assert not writer.done.any()
+        writer.add(replace(own.only(["residues/6"]), reasons=reasons))
+        facts = dict.fromkeys(("n_computed", "n_resumed", "attempts", "seconds"), 1)
+        writer.finish(SETTINGS, {"weights": "untrained", "embedding_dim": DIM, **facts})
+        assert file.attrs["n_embedded"] == N - 1
     check_shard(tmp_path / "s.h5", shard, SETTINGS)
 
 

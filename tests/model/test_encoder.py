@@ -75,14 +75,25 @@ def test_windows_are_averaged_residue_by_residue(
     np.testing.assert_allclose(means[2], reference_residues("MK").mean(0), rtol=0, atol=1e-5)
 
 
-def test_what_is_not_finite_is_rejected(fair_esm: esm.model.esm2.ESM2) -> None:
+@pytest.mark.parametrize("residue", [0, 2, -1])
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_what_is_not_finite_is_rejected(
+    fair_esm: esm.model.esm2.ESM2, place: int, residue: int
+) -> None:
     model = copy.deepcopy(fair_esm)
     with torch.no_grad():
         model.embed_tokens.weight[model.alphabet.get_idx("W")] = torch.nan
-    means, reasons = embed(model, ["ACDEF", "ACWEF", "MK"])
-    assert [bool(reason) for reason in reasons] == [False, True, False]
-    assert reasons[1].keyword == "not_finite"
+    sequences = ["ACDEF", "MK", "ACEEF", "MKV", "ADEFG"]
+    expected, _ = embed(fair_esm, sequences)
+    wrong = bytearray(sequences[place].encode())
+    wrong[min(residue, len(wrong) - 1)] = ord("W")
+    sequences[place] = wrong.decode()
+    means, reasons = embed(model, sequences)
+    assert reasons.pop(place).keyword == "not_finite"
+    assert reasons == [None] * 4
     assert np.isfinite(means).all()
+    others = np.arange(5) != place
+    np.testing.assert_allclose(means[others], expected[others], rtol=0, atol=1e-5)
 
 
 def test_what_overflows_in_half_precision_is_computed_in_float32(
@@ -131,6 +142,24 @@ class Crowded:
         if len(tokens) > self.room:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return self.model(tokens, lengths, outputs)
+
+
+@pytest.mark.parametrize("place", range(5))
+def test_what_does_not_fit_alone_is_rejected_wherever_it_is(
+    fair_esm: esm.model.esm2.ESM2, place: int
+) -> None:
+    sequences = [random_sequence(random.Random(i), 20 + i) for i in range(5)]
+    expected, _ = embed(fair_esm, sequences)
+    sequences[place] = "M" * 70
+    model = Crowded(load(fair_esm)(torch.float32), room=60)
+    encoder = Encoder(lambda _: model, torch.float32, MEAN, WINDOWED)
+    (results,) = encoder.embed_each([Batch.of([s.encode() for s in sequences])], 400)
+    reasons = list(results.reasons)
+    assert reasons.pop(place).keyword == "out_of_memory"
+    assert reasons == [None] * 4
+    others = np.arange(5) != place
+    means = results.rows["mean/6"]
+    np.testing.assert_allclose(means[others], expected[others], rtol=0, atol=1e-5)
 
 
 def test_running_out_of_memory_halves_the_batch(fair_esm: esm.model.esm2.ESM2) -> None:

@@ -2,9 +2,14 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
+from shards import make_request
 from spotesm.base.failures import ConfigError
-from spotesm.request.reuse import find_reused
+from spotesm.request.results import Ragged, Results
+from spotesm.request.reuse import find_reused, find_sound
+from spotesm.sequences.digests import digests_of
+from spotesm.sequences.long_sequences import LongSequences
 
 
 @pytest.mark.parametrize(
@@ -44,3 +49,44 @@ def test_datasets_take_from_files_and_from_those_before_them(
         "b": ["old.h5", a, past],
         "c": ["old.h5", a, past, b],
     }
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(
+    ("windows", "residues", "contacts", "sound"),
+    [
+        (1, 10, 100, True),
+        (1, 9, 100, False),
+        (1, 10, 99, False),
+        (2, 10, 72, True),  # of smaller windows, nobody knows the size
+        (2, 9, 72, False),
+        (2, 10, 0, False),
+        (0, 10, 100, False),
+    ],
+)
+def test_as_many_values_as_a_sequence_should_have(
+    windows: int, residues: int, contacts: int, sound: bool, place: int
+) -> None:
+    """Of one of three sequences of ten residues, which may have been cut into smaller windows."""
+    request = make_request(
+        outputs=("residues", "contacts"),
+        layers=(6,),
+        long_sequences=LongSequences("window", 100, 20, "smaller_windows"),
+    )
+
+    def one_of_three(usual: int, own: int) -> np.ndarray:
+        return np.array([own if i == place else usual for i in range(3)])
+
+    sizes = one_of_three(10, residues), one_of_three(100, contacts)
+    results = Results(
+        digests_of([b"A", b"C", b"D"]),
+        [None] * 3,
+        one_of_three(1, windows).astype(np.int32),
+        {},
+        {
+            "residues/6": Ragged(np.zeros((sizes[0].sum(), 4), np.float32), sizes[0]),
+            "contacts/values": Ragged(np.zeros(sizes[1].sum(), np.float32), sizes[1]),
+        },
+    )
+    found = find_sound(results, np.full(3, 10), request)
+    assert found.tolist() == one_of_three(True, sound).tolist()

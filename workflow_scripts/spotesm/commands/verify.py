@@ -16,6 +16,7 @@ import torch
 from spotesm.base.failures import IncompleteError, InputError, WeightsError
 from spotesm.base.paths import weights_manifest
 from spotesm.commands.progress import progress
+from spotesm.hdf5.checksums import has_checksums
 from spotesm.hdf5.integrity import check_integrity
 from spotesm.hdf5.reader import Embeddings, opened
 from spotesm.model.reference import fair_esm_model, reference_values
@@ -101,7 +102,8 @@ def check(
     stored = sum(len(embeddings.file[key]) for key in embeddings.outputs)
     with progress("values looked at", stored, "rows") as advance:
         check_integrity(embeddings, advance)
-    click.echo(f"all values of {', '.join(embeddings.outputs)} are finite")
+    unchanged = ", and as their checksums say" if has_checksums(embeddings.file) else ""
+    click.echo(f"all values of {', '.join(embeddings.outputs)} are finite{unchanged}")
     if chosen:
         with progress("recomputed by fair-esm", len(chosen), "rows") as advance:
             worst = recompute(embeddings, sequences, manifest, advance)

@@ -9,6 +9,7 @@ import numpy as np
 
 from spotesm.base.failures import IncompleteError
 from spotesm.hdf5 import shard_file
+from spotesm.hdf5.checksums import checksums_at, checksums_of, has_checksums
 from spotesm.hdf5.shard_file import as_attribute, group_of, read_origins, read_reasons, read_spans
 from spotesm.request.outputs import CONTACTS, Outputs, output_of
 from spotesm.request.request import Request
@@ -63,13 +64,17 @@ def _find_problems(file: h5py.File, shard: Shard, ids: np.ndarray, settings: dic
         yield "counts its records wrongly"
     if file.attrs["n_sequences"] != len(shard.digests):
         yield "counts its sequences wrongly"
+    request = Request.of_attributes(file.attrs)
+    outputs = request.select()
+    if has_checksums(file):
+        for checksums in (file[checksums_at(key)] for key in outputs.keys):
+            if checksums.shape != embedded.shape or checksums[:][~embedded].any():
+                yield "does not have a checksum for every record"
     names, origin = read_origins(file)
     if origin.shape != embedded.shape or origin.max(initial=0) >= len(names):
         yield "does not say of every record whence it is reused"
     if (file["windows"][:][embedded] < 1).any():
         yield "has records without results"
-    request = Request.of_attributes(file.attrs)
-    outputs = request.select()
     yield from _find_problems_of_rows(file, outputs, embedded)
     yield from _find_problems_of_ragged(file, request, embedded)
 
@@ -89,8 +94,13 @@ def _find_problems_of_rows(
             yield f"holds {key} in another shape"
         for start in range(0, len(embedded), shard_file.ROWS_AT_ONCE):
             rows = slice(start, start + shard_file.ROWS_AT_ONCE)
-            if not np.isfinite(file[key][rows][embedded[rows]]).all():
+            values = file[key][rows][embedded[rows]]
+            if not np.isfinite(values).all():
                 yield f"holds values of {key} that are not finite"
+            if has_checksums(file):
+                stated = file[checksums_at(key)][rows][embedded[rows]]
+                if not np.array_equal(stated, checksums_of(values)):
+                    yield f"holds values of {key} that are not those that were computed"
 
 
 def _find_problems_of_ragged(

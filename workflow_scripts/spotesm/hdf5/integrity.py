@@ -1,12 +1,13 @@
 """Whether a merged file agrees with itself: its attributes, its datasets, each of its values."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from spotesm.base.failures import IncompleteError
 from spotesm.base.paths import UNTRAINED
+from spotesm.hdf5.checksums import checksums_at, checksums_of, cut, has_checksums
 from spotesm.hdf5.index import check_index
 from spotesm.hdf5.reader import FIRST, Embeddings
 from spotesm.request.outputs import CONTACTS, Output, offsets_of, output_of
@@ -20,7 +21,7 @@ ROWS_AT_ONCE = 4096
 def check_integrity(
     embeddings: Embeddings, advance: Callable[[int], object] = lambda _: None
 ) -> None:
-    """Check that a file has all that was asked for, of each record, and that it is finite.
+    """Check that a file has all that was asked for of each record, as it was computed.
 
     Args:
         advance: is told how many more rows of values have been looked at.
@@ -29,7 +30,7 @@ def check_integrity(
         IncompleteError: it does not.
     """
     check_shapes(embeddings, check_attributes(embeddings))
-    check_finite(embeddings, advance)
+    check_values(embeddings, advance)
     check_index(embeddings.file)
 
 
@@ -98,6 +99,7 @@ def check_shapes(embeddings: Embeddings, request: Request) -> None:
     for start in range(0, n, ROWS_AT_ONCE):
         check_windows(embeddings, request, slice(start, start + ROWS_AT_ONCE))
     check_reused(embeddings)
+    check_checksums(embeddings)
     for output in {output_of(key).name: output_of(key) for key in there}.values():
         if output.ragged:
             check_offsets(embeddings, request, output)
@@ -114,6 +116,18 @@ def check_reused(embeddings: Embeddings) -> None:
         if all(numbers[s : s + ROWS_AT_ONCE].max(initial=0) <= len(names) for s in starts):
             return
     raise IncompleteError(f"{embeddings.path}: does not say of each record whence it is reused")
+
+
+def check_checksums(embeddings: Embeddings) -> None:
+    """Check that there are checksums of all outputs, or none."""
+    file = embeddings.file
+    if has_checksums(file):
+        for key in embeddings.outputs:
+            checksums = file.get(checksums_at(key))
+            if checksums is None or checksums.shape != (len(embeddings),):
+                raise IncompleteError(
+                    f"{embeddings.path}: does not have a checksum of {key} for every record"
+                )
 
 
 def check_windows(embeddings: Embeddings, request: Request, rows: slice) -> None:
@@ -156,12 +170,39 @@ def check_offsets(embeddings: Embeddings, request: Request, output: Output) -> N
             )
 
 
-def check_finite(embeddings: Embeddings, advance: Callable[[int], object]) -> None:
-    """Check every value of every output."""
+def check_values(embeddings: Embeddings, advance: Callable[[int], object]) -> None:
+    """Check that every value of every output is finite, and the one that was computed."""
+    file = embeddings.file
     for key in embeddings.outputs:
-        values = embeddings.file[key]
-        for start in range(0, len(values), ROWS_AT_ONCE):
-            block = values[start : start + ROWS_AT_ONCE]
-            if not np.isfinite(block).all():
+        checksums = file[checksums_at(key)] if has_checksums(file) else None
+        for start, offsets in _blocks(embeddings, output_of(key)):
+            values = file[key][offsets[0] : offsets[-1]]
+            if not np.isfinite(values).all():
                 raise IncompleteError(f"{embeddings.path}: {key} has values that are not finite")
-            advance(len(block))
+            if checksums is not None:
+                own = checksums_of(cut(values, np.diff(offsets)))
+                wrong = np.flatnonzero(own != checksums[start : start + len(own)])
+                if len(wrong):
+                    raise IncompleteError(
+                        f"{embeddings.path}, row {start + wrong[0]}: has other values of {key} "
+                        "than were computed: it is damaged; merge it again"
+                    )
+            advance(len(values))
+
+
+def _blocks(embeddings: Embeddings, output: Output) -> Iterator[tuple[int, np.ndarray]]:
+    """Yield the first of some records, and where the values of each (k,) begin and end, (k + 1,).
+
+    Together they have `ROWS_AT_ONCE` rows of values at most, or are one record.
+    """
+    for start in range(0, len(embeddings), ROWS_AT_ONCE):
+        end = min(start + ROWS_AT_ONCE, len(embeddings))
+        if output.ragged:
+            offsets = embeddings.file[offsets_of(output)][start : end + 1]
+        else:
+            offsets = np.arange(start, end + 1)
+        while len(offsets) > 1:
+            fitting = np.searchsorted(offsets, offsets[0] + ROWS_AT_ONCE, "right")
+            stop = max(int(fitting), 2)
+            yield end - len(offsets) + 1, offsets[:stop]
+            offsets = offsets[stop - 1 :]

@@ -20,6 +20,7 @@ from spotesm.base.failures import IncompleteError
 from spotesm.base.limits import allow_open_files
 from spotesm.base.paths import UNTRAINED
 from spotesm.base.text import count
+from spotesm.hdf5.checksums import checksums_at, checksums_of
 from spotesm.hdf5.format import FORMAT, FORMAT_VERSION
 from spotesm.hdf5.index import IndexWriter
 from spotesm.hdf5.orfs import Origins
@@ -34,7 +35,6 @@ from spotesm.hdf5.shard_file import (
 from spotesm.hdf5.shard_rows import (
     BLOCK_BYTES,
     ID_KEYS,
-    RECORD_COLUMNS,
     Block,
     Gatherer,
     ShardRows,
@@ -110,11 +110,11 @@ def merge_shards(job: MergeJob) -> dict:
         for contig in (r for r in read_rejected(job.split_rejected) if r.stage == TRANSLATE):
             rejects.pass_on(contig)
         file = stack.enter_context(WrittenFile(temporary))
-        output = _Output(file, shards, job.compression)
+        gatherer = Gatherer(rows, split["n_records"])
+        output = _Output(file, shards, gatherer.names, job.compression)
         origins = Origins(file, output.n) if job.nucleotide else None
         reused = Reused(file, shards, output.n)
         index = stack.enter_context(IndexWriter(job.output.parent, output.n))
-        gatherer = Gatherer(rows, split["n_records"])
         for block in gatherer.read_blocks(job.split_rejected):
             output.append(block)
             reused.append(block.shards, block.places)
@@ -168,22 +168,32 @@ def create_values(
 
 
 class _Output:
-    """The datasets of the merged file, filled from the first row on."""
+    """The datasets of the merged file, filled from the first row on.
+
+    Args:
+        names: of the columns that shards have of each record.
+    """
 
     def __init__(
-        self, file: h5py.File, shards: Sequence[h5py.File], compression: str | None
+        self,
+        file: h5py.File,
+        shards: Sequence[h5py.File],
+        names: Sequence[str],
+        compression: str | None,
     ) -> None:
         self.file = file
         self.shards = shards
         self.n = n = sum(int(shard.attrs["n_embedded"]) for shard in shards)
-        for name in RECORD_COLUMNS:
+        self._names = names
+        row_keys = list(shards[0].attrs["row_keys"])
+        for name in names:
+            if name in row_keys:
+                create_values(file, name, n, shards[0][name], compression)
+                continue
             dtype = text_type(shards) if name == "sequence_ids" else shards[0][name].dtype
             file.create_dataset(name, (n, *shards[0][name].shape[1:]), dtype)
-        self._row_keys = list(shards[0].attrs["row_keys"])
-        for key in self._row_keys:
-            create_values(file, key, n, shards[0][key], compression)
-        if self._row_keys:
-            file["embeddings"] = h5py.SoftLink(f"/{self._row_keys[0]}")
+        if row_keys:
+            file["embeddings"] = h5py.SoftLink(f"/{row_keys[0]}")
         self._end = 0
         self._spans = [read_spans(shard) for shard in shards]
         self._values_end: Counter[str] = Counter()
@@ -205,7 +215,7 @@ class _Output:
     def append(self, block: Block) -> None:
         """Write the next rows."""
         rows = slice(self._end, self._end + len(block.places))
-        for name in (*RECORD_COLUMNS, *self._row_keys):
+        for name in self._names:
             self.file[name][rows] = block.columns[name]
         for key in self._sources:
             self._append_values(key, block)
@@ -215,10 +225,16 @@ class _Output:
         """Copy the values of a ragged output, which need not fit into memory together."""
         group, pending, pending_bytes = group_of(key), [], 0
         sizes = np.empty(len(block.places), np.int64)
+        stated = block.columns.get(checksums_at(key))
         for i, (number, place) in enumerate(zip(block.shards, block.places, strict=True)):
             starts_of, sizes_of = self._spans[number][group]
             start, sizes[i] = starts_of[place], sizes_of[place]
             pending.append(self._sources[key][number][start : start + sizes[i]])
+            if stated is not None and checksums_of(iter(pending[-1:])) != stated[i]:
+                raise IncompleteError(
+                    f"{self.shards[number].filename}: holds values of {key} that are not those "
+                    "that were computed; delete it and run again"
+                )
             pending_bytes += pending[-1].nbytes
             if pending_bytes >= BLOCK_BYTES:
                 self._write_values(key, pending)

@@ -59,7 +59,13 @@ class Piece:
         return values
 
     def read_into(self, values: np.ndarray, start: int) -> None:
-        """Fill `values`, which lie in one piece, with the entries from `start` on."""
+        """Fill `values`, which lie in one piece, with the entries from `start` on.
+
+        Raises:
+            InputError: the file is shorter than it says, or the dataset than another says.
+        """
+        if start + len(values) > len(self):
+            raise InputError(f"{self._path}: a dataset is too short; copy or merge it again")
         rest = memoryview(values).cast("B") if values.nbytes else memoryview(b"")
         place = self._offset + start * self._row
         while len(rest):

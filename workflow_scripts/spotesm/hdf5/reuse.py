@@ -1,6 +1,7 @@
 """What an earlier file holds of some sequences: a merged one, or that of a shard."""
 
 import json
+import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,6 +10,8 @@ import h5py
 import numpy as np
 
 from spotesm.base.failures import InputError
+from spotesm.base.text import count
+from spotesm.hdf5.checksums import checksums_at, checksums_of, cut, has_checksums
 from spotesm.hdf5.format import open_checked
 from spotesm.hdf5.index import Index
 from spotesm.hdf5.pieces import BYTES_AT_ONCE, bytes_of_row, read_rows
@@ -17,6 +20,8 @@ from spotesm.request.outputs import Outputs, offsets_of, output_of
 from spotesm.request.results import Ragged, Results
 from spotesm.sequences.digests import as_bytes, from_bytes, keys_of
 from spotesm.sequences.reasons import Reason
+
+log = logging.getLogger(__name__)
 
 DIGESTS_AT_ONCE = 1 << 20
 
@@ -91,20 +96,38 @@ class EarlierFile:
             here = rows[block]
             if (read_rows(self.file["lengths"], here) != lengths[block]).any():
                 raise UnfitFile("has lengths that are not those of its sequences")
-            yield Results(
+            found = Results(
                 digests[block],
                 self._read_reasons(here),
                 read_rows(self.file["windows"], here),
+                {key: read_rows(self.file[key], here) for key in keys if key not in spans},
                 {
-                    key: read_rows(self.file[key], here).astype(outputs.dtype, copy=False)
-                    for key in keys
-                    if key not in spans
-                },
-                {
-                    key: self._read_ragged(key, starts[block], sizes[block], outputs.dtype)
+                    key: self._read_ragged(key, starts[block], sizes[block])
                     for key, (starts, sizes) in spans.items()
                 },
             )
+            whole = self._find_whole(found, here)
+            if not whole.all():
+                log.warning(
+                    "reuse: %s has other values than were computed of %s; not used",
+                    *(self.path, count(int((~whole).sum()), "sequence")),
+                )
+            if whole.any():
+                yield found.take(np.flatnonzero(whole)).astype(outputs.dtype)
+
+    def _find_whole(self, found: Results, rows: np.ndarray) -> np.ndarray:
+        """Return which rows still have the values that were computed, (k,) bool."""
+        whole = np.ones(len(rows), bool)
+        if not has_checksums(self.file):
+            return whole
+        checksums = {key: checksums_of(values) for key, values in found.rows.items()} | {
+            key: checksums_of(cut(ragged.values, ragged.sizes))
+            for key, ragged in found.ragged.items()
+        }
+        for key, own in checksums.items():
+            stated = read_rows(self.file[checksums_at(key)], rows)
+            whole &= own == stated
+        return whole | [reason is not None for reason in found.reasons]
 
     def _check_shapes(self, keys: Sequence[str]) -> None:
         """Check that what is read below is there, of each record."""
@@ -114,7 +137,8 @@ class EarlierFile:
             shape = output.shape(len(file[key]) if output.ragged else n, dim)
             if (file[key].shape, file[key].dtype) != (shape, self.settings["store_dtype"]):
                 raise UnfitFile(f"has {key} in another shape than it says")
-        if {len(file[name]) for name in ("lengths", "windows")} != {n}:
+        of_keys = [checksums_at(key) for key in keys if has_checksums(file)]
+        if {len(file[name]) for name in ("lengths", "windows", *of_keys)} != {n}:
             raise UnfitFile("does not say of every record how long it is")
 
     def _read_reasons(self, rows: np.ndarray) -> list[Reason | None]:
@@ -155,13 +179,11 @@ class EarlierFile:
             yield slice(start, end)
             start = end
 
-    def _read_ragged(
-        self, key: str, starts: np.ndarray, sizes: np.ndarray, dtype: np.dtype
-    ) -> Ragged:
+    def _read_ragged(self, key: str, starts: np.ndarray, sizes: np.ndarray) -> Ragged:
         values = [
             self.file[key][start : start + size] for start, size in zip(starts, sizes, strict=True)
         ]
-        return Ragged(np.concatenate(values).astype(dtype, copy=False), sizes)
+        return Ragged(np.concatenate(values), sizes)
 
 
 @contextmanager
@@ -180,5 +202,5 @@ def open_earlier(path: Path, of_shard: bool = False) -> Iterator[EarlierFile]:
     with file:
         try:
             yield EarlierFile(path, file, of_shard)
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        except (InputError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
             raise UnfitFile(f"cannot be read, or is damaged ({error})") from error

@@ -9,6 +9,7 @@ import h5py
 import numpy as np
 
 from spotesm.base.failures import IncompleteError
+from spotesm.hdf5.checksums import checksums_at, checksums_of, cut
 from spotesm.hdf5.pieces import BYTES_AT_ONCE, bytes_of_row
 from spotesm.hdf5.writing import WrittenFile
 from spotesm.request.outputs import Outputs, output_of
@@ -33,8 +34,8 @@ class ShardWriter:
     for each key of an output with one row a sequence (n, D). Ragged outputs are stored once a
     sequence, in the order of computation: the key itself is (sum of sizes, D) or (sum,), and a
     record's values are `starts[i]` to `starts[i] + sizes[i]`, (n,) int64 each, in `GROUP/starts`
-    and `GROUP/sizes`. `reused` (n,) uint16, where anything was taken from earlier files: 0, or k
-    for the k-th of the attribute `reused_from`.
+    and `GROUP/sizes`. `checksums/KEY` (n,) uint32. `reused` (n,) uint16, where anything was taken
+    from earlier files: 0, or k for the k-th of the attribute `reused_from`.
     """
 
     def __init__(
@@ -55,6 +56,7 @@ class ShardWriter:
         self._origin = np.zeros(n_sequences, np.uint16)
         self._reasons: dict[int, Reason] = {}
         self._windows = np.zeros(n_sequences, np.int32)
+        self._checksums = {key: np.zeros(n_sequences, np.uint32) for key in outputs.keys}
         groups = {group_of(key) for key in outputs.ragged_keys}
         self._starts = {group: np.full(n_sequences, UNWRITTEN) for group in groups}
         self._sizes = {group: np.zeros(n_sequences, np.int64) for group in groups}
@@ -90,6 +92,7 @@ class ShardWriter:
 
         Sequences of other shards are passed over, and so are outputs that one has already.
         """
+        results = results.astype(self.outputs.dtype)
         sequences = self.shard.find(results.digests)
         sources = np.flatnonzero(sequences >= 0)
         sources = sources[~self._known[:, sequences[sources]].all(0)]
@@ -105,8 +108,12 @@ class ShardWriter:
                 if key in results.rows:
                     rows, of_row = self._rows_of(sequences[lacking])
                     self._write_rows(self.file[key], rows, results.rows[key], lacking[of_row])
+                    checksums = checksums_of(results.rows[key])
                 else:
-                    self._append(key, sequences, lacking, results.ragged[key])
+                    ragged = results.ragged[key]
+                    self._append(key, sequences, lacking, ragged)
+                    checksums = checksums_of(cut(ragged.values, ragged.sizes))
+                self._checksums[key][sequences[lacking]] = checksums[lacking]
             self._note(results, lacking, sequences[lacking])
             self._known[place, sequences[lacking]] = True
             self._reused[place, sequences[lacking]] = bool(results.origin)
@@ -132,6 +139,8 @@ class ShardWriter:
         self._known[:, sequence] = True
         self._reused[:, sequence] = False
         self._origin[sequence] = self._windows[sequence] = 0
+        for checksums in self._checksums.values():
+            checksums[sequence] = 0
         for group in self._starts:
             self._starts[group][sequence], self._sizes[group][sequence] = UNWRITTEN, 0
 
@@ -187,6 +196,8 @@ class ShardWriter:
         for group in self._starts:
             file[f"{group}/starts"] = self._starts[group][shard.sequence_of_record]
             file[f"{group}/sizes"] = self._sizes[group][shard.sequence_of_record]
+        for key, checksums in self._checksums.items():
+            file[checksums_at(key)] = checksums[shard.sequence_of_record]
         reasons, details = self._reason_texts()
         for name, texts in (("reasons", reasons), ("details", details)):
             file.create_dataset(name, data=texts[shard.sequence_of_record], dtype=TEXT)

@@ -8,6 +8,7 @@ import h5py
 import numpy as np
 
 from spotesm.base.failures import IncompleteError
+from spotesm.hdf5.checksums import list_checksums
 from spotesm.hdf5.pieces import Piece, bytes_of_row
 from spotesm.hdf5.shard_file import read_reasons
 from spotesm.sequences.digests import hash_bytes, keys_of_hashes
@@ -40,10 +41,12 @@ class ShardRows:
         self.n = len(self.file["ordinals"])
         self.all_embedded = self.file.attrs["n_embedded"] == self.n
         self.row_keys = list(self.file.attrs["row_keys"])
+        # What goes into the merged file as it is.
+        self.names = [*RECORD_COLUMNS, *list_checksums(self.file), *self.row_keys]
         self._raw = open(path, "rb", buffering=0)  # noqa: SIM115
         self._columns = {
             name: Piece.of(self.file[name], self._raw) or self.file[name]
-            for name in ("ordinals", ID_KEYS, *RECORD_COLUMNS, *self.row_keys)
+            for name in ("ordinals", ID_KEYS, *self.names)
             if name in self.file
         }
 
@@ -100,6 +103,9 @@ class Gatherer:
 
     Args:
         n_records: how many the input has.
+
+    Attributes:
+        names: of the columns that all shards have, but those of places and keys.
     """
 
     def __init__(self, shards: Sequence[ShardRows], n_records: int) -> None:
@@ -107,11 +113,13 @@ class Gatherer:
         self.n_records = n_records
         self.positions = [0] * len(shards)
         first = shards[0]
+        common = set.intersection(*(set(shard.names) for shard in shards))
+        self.names = [name for name in first.names if name in common]
         row = sum(bytes_of_row(first.file[key]) for key in first.row_keys)
         self.block_rows = min(n_records, max(1, BLOCK_BYTES // max(row, LEAST_BYTES_OF_RECORD)))
         self.buffers = {
             name: np.empty((self.block_rows, *first.file[name].shape[1:]), self._type_of(name))
-            for name in (*RECORD_COLUMNS, *first.row_keys)
+            for name in self.names
         }
         self.buffers[ID_KEYS] = np.empty(self.block_rows, np.uint64)
 

@@ -96,7 +96,7 @@ def find_sound(results: Results, lengths: np.ndarray, request: Request) -> np.nd
     """
     usual = request.long_sequences.count_windows(lengths)
     smaller = request.long_sequences.out_of_memory == SMALLER_WINDOWS
-    sound = np.array([reason is None for reason in results.reasons])
+    sound = np.array([reason is None for reason in results.reasons], bool)
     sound &= (results.windows >= usual) if smaller else (results.windows == usual)
     for rows in results.rows.values():
         sound &= np.isfinite(rows).all(1)
