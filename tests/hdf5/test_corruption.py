@@ -5,6 +5,7 @@ What a check does not notice is named as harmless here, with the reason.
 
 import dataclasses
 import gzip
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -220,6 +221,35 @@ def test_a_truncated_file_is_noticed(folder: Path, name: str) -> None:
                 verify(folder, name)
             else:
                 check_shard(path, shard, settings)
+
+
+@pytest.mark.parametrize("name", ["1-of-1.h5", "embeddings.h5"])
+def test_damage_to_the_structure_of_a_file_is_noticed(folder: Path, name: str) -> None:
+    """Each of HDF5's trees, tables of symbols and heaps has lost its signature in turn."""
+    content = (folder / name).read_bytes()
+    shard, settings = Shard.index(folder / "1-of-1.fasta"), read_json(folder / "fingerprint.json")
+    places = [found.start() for found in re.finditer(b"TREE|SNOD|HEAP|GCOL", content)]
+    assert len(places) > 10
+    for place in places:
+        damaged = bytearray(content)
+        damaged[place] ^= 1
+        (folder / name).unlink()
+        (folder / name).write_bytes(damaged)
+        with pytest.raises(UserError, match=name):
+            if name == "embeddings.h5":
+                verify(folder, name)
+            else:
+                check_shard(folder / name, shard, settings)
+
+
+@pytest.mark.parametrize("dataset", ["digests", "mean/6", "index/id_rows"])
+def test_a_dataset_that_is_something_else_is_noticed(folder: Path, dataset: str) -> None:
+    with h5py.File(folder / "embeddings.h5", "r+") as file:
+        if dataset in file:
+            del file[dataset]
+        file[dataset] = np.dtype("f4")  # a type by itself
+    with pytest.raises(UserError, match=r"embeddings.h5"):
+        verify(folder, "embeddings.h5")
 
 
 HARMLESS_IN_A_MERGED_FILE = {

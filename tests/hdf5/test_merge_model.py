@@ -289,6 +289,16 @@ def flip_a_bit(file: h5py.File, key: str, rows: slice, place: str) -> None:
     file[key][rows] = values
 
 
+@pytest.mark.parametrize("shard", range(3))
+def test_a_shard_whose_structure_is_damaged_is_named(tmp_path: Path, shard: int) -> None:
+    job = FIXED.write(tmp_path)
+    content = bytearray(job.shards[shard].read_bytes())
+    content[content.rindex(b"SNOD")] ^= 1
+    job.shards[shard].write_bytes(content)
+    with pytest.raises(IncompleteError, match=rf"{shard}\.h5: not a whole shard file"):
+        merge_shards(job)
+
+
 @pytest.mark.parametrize("older", [{0}, {1}, {2}, {0, 1, 2}])
 def test_shards_without_checksums_are_merged(tmp_path: Path, older: set[int]) -> None:
     """Those of before there were any; then the merged file has none."""

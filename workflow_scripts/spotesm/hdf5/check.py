@@ -10,6 +10,7 @@ import numpy as np
 from spotesm.base.failures import IncompleteError
 from spotesm.hdf5 import shard_file
 from spotesm.hdf5.checksums import checksums_at, checksums_of, has_checksums
+from spotesm.hdf5.format import DAMAGE, read_structure
 from spotesm.hdf5.shard_file import as_attribute, group_of, read_origins, read_reasons, read_spans
 from spotesm.request.outputs import CONTACTS, Outputs, output_of
 from spotesm.request.request import Request
@@ -30,8 +31,9 @@ def check_shard(path: Path, shard: Shard, settings: dict) -> None:
     ids = np.array([identifier.encode() for identifier in shard.read_ids()], object)
     try:
         with h5py.File(path, "r", locking=False) as file:
+            read_structure(file)
             problem = next(_find_problems(file, shard, ids, settings), None)
-    except (OSError, KeyError, ValueError, TypeError) as error:
+    except DAMAGE as error:
         problem = f"is not a whole shard file ({error})"
     if problem:
         raise IncompleteError(f"{path}: {problem}")

@@ -15,6 +15,9 @@ EXPORT_FORMAT = "spotesm-export"  # of our exports to HDF5, lest one be taken fo
 # What a merged file has of every record, whatever was computed, and its shape behind N.
 RECORD_SHAPES = {"sequence_ids": (), "lengths": (), "digests": (16,), "windows": ()}
 
+# What reading a damaged file raises, from wherever in HDF5 and h5py.
+DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
+
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
 _READING = re.compile(r"['\"]?(Can't|Unable to) (synchronously )?(read|open|get)\b")
 
@@ -40,12 +43,32 @@ def open_checked(path: Path) -> h5py.File:
         ) from error
     try:
         problem = _problem_inside(file)
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError) as error:
+        if not problem:
+            read_structure(file)
+    except (*DAMAGE, AttributeError) as error:  # where a dataset has become something else
         problem = f"is damaged ({error}); name an embeddings.h5"
     if problem:
         file.close()
         raise InputError(f"{path}: {problem}")
     return file
+
+
+def read_structure(file: h5py.File) -> None:
+    """Read all that a file says of itself, so that damage to it shows before anything is done.
+
+    Raises:
+        *DAMAGE: it is damaged.
+    """
+
+    def look(name: str, item: h5py.HLObject) -> None:
+        if isinstance(item, h5py.Datatype):
+            raise ValueError(f"{name} is no dataset")
+        if isinstance(item, h5py.Dataset):
+            _ = item.shape, item.dtype, item.id.get_offset()
+        dict(item.attrs)
+
+    look("/", file)
+    file.visititems(look)
 
 
 def refuse_foreign(path: Path) -> None:
@@ -58,7 +81,7 @@ def refuse_foreign(path: Path) -> None:
         with h5py.File(path, "r", locking=False) as file:
             is_ours = file.attrs.get("format") == FORMAT
             problem = None if is_ours else _problem_inside(file)
-    except (OSError, RuntimeError, KeyError, TypeError, ValueError):
+    except DAMAGE:
         return
     if problem:
         raise InputError(f"{path}: {problem}")

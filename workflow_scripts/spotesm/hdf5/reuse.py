@@ -12,7 +12,7 @@ import numpy as np
 from spotesm.base.failures import InputError
 from spotesm.base.text import count
 from spotesm.hdf5.checksums import checksums_at, checksums_of, cut, has_checksums
-from spotesm.hdf5.format import open_checked
+from spotesm.hdf5.format import DAMAGE, open_checked
 from spotesm.hdf5.index import Index
 from spotesm.hdf5.pieces import BYTES_AT_ONCE, bytes_of_row, read_rows
 from spotesm.hdf5.shard_file import group_of, read_reasons
@@ -202,5 +202,5 @@ def open_earlier(path: Path, of_shard: bool = False) -> Iterator[EarlierFile]:
     with file:
         try:
             yield EarlierFile(path, file, of_shard)
-        except (InputError, OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        except (InputError, *DAMAGE) as error:
             raise UnfitFile(f"cannot be read, or is damaged ({error})") from error

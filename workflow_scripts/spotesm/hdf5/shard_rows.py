@@ -9,6 +9,7 @@ import numpy as np
 
 from spotesm.base.failures import IncompleteError
 from spotesm.hdf5.checksums import list_checksums
+from spotesm.hdf5.format import DAMAGE, read_structure
 from spotesm.hdf5.pieces import Piece, bytes_of_row
 from spotesm.hdf5.shard_file import read_reasons
 from spotesm.sequences.digests import hash_bytes, keys_of_hashes
@@ -33,7 +34,8 @@ class ShardRows:
         try:
             # Parts of chunks are read as they are: a cache would read whole ones, and stay.
             self.file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
-        except OSError as error:
+            read_structure(self.file)
+        except DAMAGE as error:
             raise IncompleteError(
                 f"{path}: not a whole shard file; delete it and run again: its results are kept "
                 "among the checkpoints"
