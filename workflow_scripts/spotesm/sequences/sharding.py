@@ -146,7 +146,7 @@ def _open_replacing(stack: ExitStack, path: Path, buffering: int) -> BinaryIO:
 
 def is_unknown(sequence: bytes) -> bool:
     """Whether nothing is known of any of its residues."""
-    return sequence[0] == UNKNOWN and sequence.count(UNKNOWN) == len(sequence)
+    return sequence.count(UNKNOWN) == len(sequence)
 
 
 def is_like_nucleotides(sequence: bytes) -> bool:
