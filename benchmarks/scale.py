@@ -25,6 +25,7 @@ import numpy as np
 from proteins import LENGTH_QUANTILES
 from spotesm import Embeddings
 from spotesm.hdf5.index import check_index
+from spotesm.hdf5.integrity import check_values
 from spotesm.hdf5.merge import MergeJob, merge_shards
 from spotesm.hdf5.shard_file import ShardWriter
 from spotesm.hdf5.writing import WrittenFile
@@ -80,6 +81,7 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     step("look-ups, warm", look_up, folder, 1000)
     step(f"{LOOKED_UP:,} ids at once", look_up_many, folder)
     step("index is checked", check, folder)
+    step("checksums are compared", compare, folder)
     step("every row is checked", check_rows, folder, options.dimensions)
 
 
@@ -247,6 +249,12 @@ def check(folder: Path) -> None:
     """Check the index as `spotesm verify` does."""
     with h5py.File(folder / "embeddings.h5") as file:
         check_index(file)
+
+
+def compare(folder: Path) -> None:
+    """Compare all values with their checksums as `spotesm verify` does."""
+    with Embeddings(folder / "embeddings.h5") as embeddings:
+        check_values(embeddings, lambda _: None)
 
 
 def check_rows(folder: Path, dimensions: int) -> str:
