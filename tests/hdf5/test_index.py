@@ -129,6 +129,20 @@ def test_a_merged_file_is_asked_by_its_index(old_result: Path) -> None:
         check_index(embeddings.file)
 
 
+@pytest.mark.parametrize("name", ["id_keys", "id_rows", "digest_keys", "digest_rows"])
+def test_without_its_whole_index_a_file_is_read_and_not_verified(
+    old_result: Path, name: str
+) -> None:
+    with Embeddings(old_result) as embeddings:
+        before = {i: embeddings.rows_of(i) for i in embeddings.ids}
+    with h5py.File(old_result, "r+") as file:
+        del file[f"index/{name}"]
+    with Embeddings(old_result) as embeddings:
+        assert {i: embeddings.rows_of(i) for i in before} == before
+        with pytest.raises(IncompleteError, match="its index is not whole"):
+            check_index(embeddings.file)
+
+
 @pytest.mark.parametrize("asked", ["!", "~"])  # before and behind all ids
 def test_an_id_that_shares_its_key_with_another_is_not_that_one(
     old_result: Path, asked: str

@@ -154,9 +154,9 @@ class Index:
 
     @classmethod
     def of(cls, file: h5py.File) -> "Index | None":
-        """Open the index of a file; None where it has none, or has no rows."""
+        """Open the index of a file; None where it has none, or no whole one, or has no rows."""
         names = ("id_keys", "id_rows", "digest_keys", "digest_rows")
-        if "index" not in file:
+        if not set(names) <= set(file.get("index", ())):
             return None
         pieces = {name: Piece.of(file[f"index/{name}"]) for name in names}
         return None if None in pieces.values() else cls(pieces)
