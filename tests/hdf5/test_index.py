@@ -3,6 +3,7 @@
 import gzip
 import pickle
 import random
+from collections.abc import Callable
 from pathlib import Path
 
 import h5py
@@ -11,6 +12,7 @@ import pytest
 from shards import make_merge
 from spotesm import Embeddings
 from spotesm.base.failures import IncompleteError, InputError
+from spotesm.hdf5 import index
 from spotesm.hdf5.index import Index, IndexWriter, check_index
 from spotesm.hdf5.merge import merge_shards
 from spotesm.hdf5.pieces import Piece
@@ -80,6 +82,28 @@ def test_one_id_many_times(tmp_path: Path, key: int, repeats: int) -> None:
         asked = [ids[row] for row in others]
         assert found.rows_of_ids([same, *asked]).tolist() == [-1, *others]
         assert [found.candidates(own) for own in asked] == [[row] for row in others]
+
+
+def test_a_look_up_reads_a_small_part_of_the_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index, "ENTRIES_AT_ONCE", 1 << 20)
+    ids = [f"p{i}" for i in range(4000)]
+    write(tmp_path / "x.h5", ids, as_bytes(digests_of(map(str.encode, ids))), 4)
+    read: Callable = Piece.read
+    sizes: list[int] = []
+
+    def counted(piece: Piece, start: int, end: int) -> np.ndarray:
+        sizes.append(end - start)
+        return read(piece, start, end)
+
+    monkeypatch.setattr(Piece, "read", counted)
+    with h5py.File(tmp_path / "x.h5") as file:
+        found = Index.of(file)
+        for row in range(0, 4000, 101):
+            assert found.candidates(ids[row]) == [row]
+            assert sum(sizes) < 1000
+            sizes.clear()
 
 
 def test_a_file_without_index(tmp_path: Path) -> None:
