@@ -7,9 +7,9 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from spotesm.base.failures import IncompleteError
+from spotesm.base.failures import IncompleteError, explain_host_fault
 from spotesm.hdf5.checksums import list_checksums
-from spotesm.hdf5.format import DAMAGE, read_structure
+from spotesm.hdf5.format import DAMAGE
 from spotesm.hdf5.pieces import Piece, bytes_of_row
 from spotesm.hdf5.shard_file import read_reasons
 from spotesm.sequences.digests import hash_bytes, keys_of_hashes
@@ -34,23 +34,24 @@ class ShardRows:
         try:
             # Parts of chunks are read as they are: a cache would read whole ones, and stay.
             self.file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
-            read_structure(self.file)
+            self.n = len(self.file["ordinals"])
+            self.all_embedded = self.file.attrs["n_embedded"] == self.n
+            self.row_keys = list(self.file.attrs["row_keys"])
+            # What goes into the merged file as it is.
+            self.names = [*RECORD_COLUMNS, *list_checksums(self.file), *self.row_keys]
+            self._raw = open(path, "rb", buffering=0)  # noqa: SIM115
+            self._columns = {
+                name: Piece.of(self.file[name], self._raw) or self.file[name]
+                for name in ("ordinals", ID_KEYS, *self.names)
+                if name in self.file
+            }
         except DAMAGE as error:
+            if explain_host_fault(error):
+                raise
             raise IncompleteError(
                 f"{path}: not a whole shard file; delete it and run again: its results are kept "
                 "among the checkpoints"
             ) from error
-        self.n = len(self.file["ordinals"])
-        self.all_embedded = self.file.attrs["n_embedded"] == self.n
-        self.row_keys = list(self.file.attrs["row_keys"])
-        # What goes into the merged file as it is.
-        self.names = [*RECORD_COLUMNS, *list_checksums(self.file), *self.row_keys]
-        self._raw = open(path, "rb", buffering=0)  # noqa: SIM115
-        self._columns = {
-            name: Piece.of(self.file[name], self._raw) or self.file[name]
-            for name in ("ordinals", ID_KEYS, *self.names)
-            if name in self.file
-        }
 
     def __enter__(self) -> "ShardRows":
         return self
