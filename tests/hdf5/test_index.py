@@ -12,10 +12,10 @@ import pytest
 from shards import make_merge
 from spotesm import Embeddings
 from spotesm.base.failures import IncompleteError, InputError
-from spotesm.hdf5 import index
+from spotesm.hdf5 import index, pieces
 from spotesm.hdf5.index import Index, IndexWriter, check_index
 from spotesm.hdf5.merge import merge_shards
-from spotesm.hdf5.pieces import Piece
+from spotesm.hdf5.pieces import Piece, read_rows
 from spotesm.sequences.digests import as_bytes, digests_of, hash_text
 
 DATA = Path(__file__).parents[1] / "data/format-1"
@@ -125,6 +125,29 @@ def test_a_file_that_shrinks_is_an_error_and_no_crash(tmp_path: Path) -> None:
             found.rows_of_ids(ids)
         with pytest.raises(InputError, match=r"x\.h5: has become shorter"):
             found.candidates("p4999")
+
+
+def test_rows_are_read_some_bytes_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Those close to each other at once, but never more than fits."""
+    values = np.arange(40 * 8, dtype=np.float32).reshape(40, 8)
+    monkeypatch.setattr(pieces, "BYTES_AT_ONCE", 6 * values[0].nbytes)
+    read: Callable = Piece.read
+    sizes: list[int] = []
+
+    def counted(piece: Piece, start: int, end: int) -> np.ndarray:
+        sizes.append(end - start)
+        return read(piece, start, end)
+
+    monkeypatch.setattr(Piece, "read", counted)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = values
+    with h5py.File(tmp_path / "x.h5") as file:
+        for rows in (np.arange(40), np.arange(0, 40, 2), np.array([0, 1, 39]), np.array([], int)):
+            assert read_rows(file["x"], rows).tolist() == values[rows].tolist()
+        assert max(sizes) == 6
+        assert len(sizes) == 7 + 7 + 2
 
 
 def test_what_does_not_lie_in_one_piece(tmp_path: Path) -> None:
