@@ -17,6 +17,13 @@ WAIT_SECONDS = 300.0
 POLL_SECONDS = 0.01
 
 
+def link_weights(folder: Path, manifest: Path) -> None:
+    """Let the untrained 8M weights already be there: few runs are about fetching them."""
+    weights = folder / "resources/weights/untrained"
+    weights.mkdir(parents=True)
+    (weights / "esm2_t6_8M_UR50D.json").symlink_to(manifest)
+
+
 def write_config(folder: Path, **keys: object) -> Path:
     """A config over the untrained 8M model; `keys` are its other top-level keys."""
     config = {"model": {"name": "esm2_t6_8M_UR50D", "weights": "untrained"}, **keys}

@@ -3,12 +3,11 @@
 from pathlib import Path
 
 import pytest
+from snakemake_runs import link_weights
 
 
 @pytest.fixture
 def folder(tmp_path: Path, weights_manifest: Path) -> Path:
-    """A folder where the untrained weights already are: few runs are about fetching them."""
-    weights = tmp_path / "resources/weights/untrained"
-    weights.mkdir(parents=True)
-    (weights / "esm2_t6_8M_UR50D.json").symlink_to(weights_manifest)
+    """A folder where the untrained weights already are."""
+    link_weights(tmp_path, weights_manifest)
     return tmp_path

@@ -1,6 +1,7 @@
 """What was computed once is not computed again, through real runs; values compared."""
 
 import json
+import os
 import random
 import re
 import shutil
@@ -11,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from sequences import random_sequence, write_fasta
-from snakemake_runs import snakemake, write_config
+from snakemake_runs import link_weights, snakemake, write_config
 from spotesm import Embeddings
 
 Reference = Callable[[str], np.ndarray]
@@ -23,11 +24,10 @@ def records() -> list[tuple[str, str]]:
     return [(f"p{i}", random_sequence(rng, rng.randint(5, 60))) for i in range(16)]
 
 
-def embed(folder: Path, **keys: object) -> str:
-    config = write_config(folder, **{"datasets": {"d": "in.fasta"}, "shards": 2, **keys})
-    run = snakemake(folder, "--cores", "2", "--configfile", str(config))
+def embed(folder: Path, *targets: str, **keys: object) -> None:
+    config = write_config(folder, **keys)
+    run = snakemake(folder, *targets, "--cores", "2", "--configfile", str(config))
     assert run.returncode == 0, run.stdout
-    return run.stdout
 
 
 def counts_of(folder: Path, dataset: str = "d") -> tuple[int, int, int]:
@@ -35,73 +35,88 @@ def counts_of(folder: Path, dataset: str = "d") -> tuple[int, int, int]:
     return tuple(summary[name] for name in ("n_reused", "n_resumed", "n_computed"))
 
 
-def rows_of(folder: Path, key: str, dataset: str = "d") -> dict[str, bytes]:
-    with Embeddings(folder / f"results/{dataset}/embeddings.h5", key) as embeddings:
-        return {i: row.tobytes() for i, row in zip(embeddings.ids, embeddings, strict=True)}
+def rows_of(folder: Path, dataset: str = "d") -> dict[str, np.ndarray]:
+    with Embeddings(folder / f"results/{dataset}/embeddings.h5", "mean/6") as embeddings:
+        return dict(zip(embeddings.ids, embeddings[:], strict=True))
+
+
+@pytest.fixture(scope="module")
+def past(
+    tmp_path_factory: pytest.TempPathFactory,
+    weights_manifest: Path,
+    records: list[tuple[str, str]],
+) -> Path:
+    """The folder of a finished run, in two shards, of more than is asked for later."""
+    folder = tmp_path_factory.mktemp("past")
+    link_weights(folder, weights_manifest)
+    write_fasta(folder / "in.fasta", records)
+    keys = {"datasets": {"d": "in.fasta"}, "outputs": ["mean", "bos"], "layers": [0, -1]}
+    embed(folder, "results/d/embeddings.h5", **keys, shards=2)
+    assert counts_of(folder) == (0, 0, 16)
+    return folder
 
 
 def test_a_dataset_s_own_past_is_used_unasked(
-    folder: Path, records: list[tuple[str, str]], reference_residues: Reference
+    tmp_path: Path, past: Path, records: list[tuple[str, str]], reference_residues: Reference
 ) -> None:
-    write_fasta(folder / "in.fasta", records)
-    embed(folder)
-    before = rows_of(folder, "mean/6")
+    """New records, other shards, fewer outputs. The FASTA is new by content; its date is old."""
+    shutil.copytree(past, tmp_path, symlinks=True, dirs_exist_ok=True)
+    fresh = [("new0", "MKVLA"), *records[:9], ("new1", "MKVLAW"), *records[9:], ("new2", "MKW")]
+    write_fasta(tmp_path / "in.fasta", fresh)
+    os.utime(tmp_path / "in.fasta", (0, 0))
+    keys = {"datasets": {"d": "in.fasta"}, "shards": 1}
+    config = write_config(tmp_path, **keys)
+    plan = snakemake(tmp_path, "plan_run", "--cores", "1", "--configfile", str(config))
+    row = next(line.split() for line in plan.stdout.splitlines() if line.startswith("d "))
+    assert row[1:5] == ["19", "0", "19", "16"]
 
-    embed(folder, shards=3)
-    assert counts_of(folder) == (16, 0, 0)
-    assert rows_of(folder, "mean/6") == before
-    assert json.loads((folder / "results/d/summary.json").read_text())["reused_from"] == {
+    embed(tmp_path, **keys)
+    assert counts_of(tmp_path) == (16, 0, 3)
+    assert json.loads((tmp_path / "results/d/summary.json").read_text())["reused_from"] == {
         "results/d/embeddings.h5": 16
     }
-    page = (folder / "results/d/report.html").read_text()
+    page = (tmp_path / "results/d/report.html").read_text()
     assert "16 records, from results/d/embeddings.h5" in page
-    plan = snakemake(folder, "plan_run", "--cores", "1", "--configfile", "my.yaml")
-    row = next(line.split() for line in plan.stdout.splitlines() if line.startswith("d "))
-    assert row[3:5] == ["16", "16"]
-
-    embed(folder, shards=3, outputs=["mean", "bos"], layers=[0, -1])
-    assert counts_of(folder)[2] == 16
-    assert rows_of(folder, "mean/6") == before
-    with Embeddings(folder / "results/d/embeddings.h5", "bos/6") as embeddings:
-        assert embeddings.file["reused"][:].tolist() == [1] * 16
-        means = np.stack([reference_residues(sequence).mean(0) for _, sequence in records])
-        np.testing.assert_allclose(embeddings.file["mean/6"][:], means, rtol=0, atol=1e-5)
-        bos = {i: row.tobytes() for i, row in zip(embeddings.ids, embeddings, strict=True)}
-
-    fresh = [("new0", "MKVLA"), *records[:9], ("new1", "MKVLAW"), *records[9:], ("new2", "MKW")]
-    write_fasta(folder / "in.fasta", fresh)
-    embed(folder, shards=3, outputs=["bos"])
-    assert counts_of(folder)[2] == 3
-    assert {i: row for i, row in rows_of(folder, "bos/6").items() if i in bos} == bos
+    with h5py.File(tmp_path / "results/d/embeddings.h5") as file:
+        assert file["reused"][:].tolist() == [0] + [1] * 9 + [0] + [1] * 7 + [0]
+    before, rows = rows_of(past), rows_of(tmp_path)
+    assert list(rows) == [name for name, _ in fresh]
+    for name, sequence in fresh:
+        expected = reference_residues(sequence).mean(0)
+        np.testing.assert_allclose(rows[name], expected, rtol=0, atol=1e-5)
+        assert name.startswith("new") or rows[name].tobytes() == before[name].tobytes()
 
 
-def test_others_are_used_by_name_and_by_path(folder: Path, records: list[tuple[str, str]]) -> None:
-    """A dataset of the same run comes first; a damaged file is named."""
-    write_fasta(folder / "in.fasta", records)
+def test_others_are_used_by_name_and_by_path(
+    folder: Path, past: Path, records: list[tuple[str, str]], reference_residues: Reference
+) -> None:
+    """What a dataset of the same run gives is computed first; a damaged file is named."""
     rng = random.Random(24)
-    mixed = [*records[::2], *((f"n{i}", random_sequence(rng, 30 + i)) for i in range(5))]
+    new = [(f"n{i}", random_sequence(rng, 30 + i)) for i in range(5)]
+    mixed = [*records[::2], *new]
+    write_fasta(folder / "in.fasta", [*records, *new[:2]])
     write_fasta(folder / "mixed.fasta", mixed)
-    datasets = {"mixed": "mixed.fasta", "d": "in.fasta"}
-    embed(folder, datasets=datasets, reuse=["d"])
-    assert counts_of(folder) == (0, 0, 16)
-    assert counts_of(folder, "mixed") == (8, 0, 5)
-    expected = rows_of(folder, "mean/6")
-    got = rows_of(folder, "mean/6", "mixed")
-    assert [got[i] for i, _ in records[::2]] == [expected[i] for i, _ in records[::2]]
-    with h5py.File(folder / "results/mixed/embeddings.h5") as file:
-        assert file["reused"][:].tolist() == [1] * 8 + [0] * 5
-        assert file.attrs["reused_from"].tolist() == ["results/d/embeddings.h5"]
-
-    shutil.copy(folder / "results/d/embeddings.h5", folder / "old.h5")
+    shutil.copy(past / "results/d/embeddings.h5", folder / "old.h5")
     (folder / "cut.h5").write_bytes((folder / "old.h5").read_bytes()[:-500])
-    embed(folder, datasets={"x": "in.fasta"}, reuse=["cut.h5", "old.h5"], store_dtype="float16")
-    assert counts_of(folder, "x") == (16, 0, 0)
-    assert rows_of(folder, "mean/6", "x") == {
-        i: np.frombuffer(row, np.float32).astype(np.float16).tobytes()
-        for i, row in expected.items()
-    }
-    log = (folder / "results/x/logs/embed_shard/1-of-2.log").read_text()
+    datasets = {"mixed": "mixed.fasta", "d": "in.fasta"}
+    targets = [f"results/{name}/embeddings.h5" for name in datasets]
+    keys = {"reuse": ["cut.h5", "old.h5", "d"], "store_dtype": "float16", "shards": 1}
+    embed(folder, *targets, datasets=datasets, **keys)
+
+    assert [counts_of(folder, name) for name in ("d", "mixed")] == [(16, 0, 2), (10, 0, 3)]
+    log = (folder / "results/d/logs/embed_shard/1-of-1.log").read_text()
     assert "WARNING reuse: cut.h5 cannot be read as HDF5, it is truncated or damaged" in log
+    with h5py.File(folder / "results/mixed/embeddings.h5") as file:
+        assert file["reused"][:].tolist() == [1] * 8 + [2] * 2 + [0] * 3
+        assert file.attrs["reused_from"].tolist() == ["old.h5", "results/d/embeddings.h5"]
+    before, rows, got = rows_of(past), rows_of(folder), rows_of(folder, "mixed")
+    for name, _ in records:
+        assert rows[name].tobytes() == before[name].astype(np.float16).tobytes()
+    for name, _ in mixed[:10]:
+        assert got[name].tobytes() == rows[name].tobytes()
+    for name, sequence in new:
+        mean = reference_residues(sequence).mean(0)
+        np.testing.assert_allclose(got[name], mean, rtol=1e-3, atol=1e-3)
 
 
 def test_a_foreign_file_is_refused_in_one_line(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from snakemake_runs import WAIT_SECONDS, start_snakemake, write_config
+from snakemake_runs import WAIT_SECONDS, link_weights, start_snakemake, write_config
 from spotesm.sequences.compression import zstd
 from spotesm.sequences.rejected import read_rejected
 
@@ -73,9 +73,7 @@ def run_snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
 def finished(tmp_path_factory: pytest.TempPathFactory, weights_manifest: Path) -> Path:
     """The folder of a run over all of it."""
     folder = tmp_path_factory.mktemp("inputs")
-    weights = folder / "resources/weights/untrained"
-    weights.mkdir(parents=True)
-    (weights / "esm2_t6_8M_UR50D.json").symlink_to(weights_manifest)
+    link_weights(folder, weights_manifest)
     for name, content in PROTEINS.items():
         (folder / name).write_bytes(content)
     for name, text in CONTIGS.items():
