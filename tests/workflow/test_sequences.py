@@ -12,6 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from snakemake_runs import WAIT_SECONDS, link_weights, start_snakemake, write_config
+from spotesm import Embeddings
 from spotesm.sequences.compression import zstd
 from spotesm.sequences.rejected import read_rejected
 
@@ -79,12 +80,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory, weights_manifest: Path) -
     for name, text in CONTIGS.items():
         (folder / name).write_text(text)
     (folder / "insisted.fasta").write_text(f">a\n{DNA}\n")
+    (folder / "rejected.fasta").write_text(">a\nM*K\n>b\n")
     datasets = {
         "proteins": list(PROTEINS),
         "contigs": {"fasta": list(CONTIGS), "alphabet": "nucleotide", "min_orf": 5},
         "insisted": {"fasta": "insisted.fasta", "alphabet": "protein"},
+        "rejected": "rejected.fasta",
     }
-    write_config(folder, datasets=datasets, shards=1, max_rejected=0.5)
+    write_config(folder, datasets=datasets, shards=1, max_rejected=1)
     run = run_snakemake(folder)
     assert run.returncode == 0, run.stdout
     return folder
@@ -153,6 +156,13 @@ def test_contigs_that_are_none_are_lines_and_gaps_end_frames(finished: Path) -> 
 
 def test_proteins_may_be_insisted_on(finished: Path) -> None:
     assert summary_of(finished, "insisted")["n_embedded"] == 1
+
+
+def test_a_dataset_of_rejected_records_alone(finished: Path) -> None:
+    with Embeddings(finished / "results/rejected/embeddings.h5") as embeddings:
+        assert len(embeddings) == 0
+        assert embeddings.file["embeddings"].shape == (0, 320)
+    assert "2 records have no row" in (finished / "results/rejected/report.html").read_text()
 
 
 FAILING = {

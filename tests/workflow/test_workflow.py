@@ -19,7 +19,7 @@ from spotesm.hdf5.reader import Embeddings
 
 FOUR_GPUS = ("--cores", "all", "--resources", "gpu=4")
 # So small that each shard has many batches, and can be interrupted between them.
-TOKENS_PER_BATCH = "embed_shard:tokens_per_batch=1100"
+TOKENS_PER_BATCH = "embed_shard:tokens_per_batch=300"
 SMALL_BATCHES = (*FOUR_GPUS, "--set-resources", TOKENS_PER_BATCH)
 EACH_BATCH = {"sequences": 1}
 
@@ -28,7 +28,7 @@ EACH_BATCH = {"sequences": 1}
 def records() -> list[tuple[str, str]]:
     """Proteins of 1 to 1,022 residues, most not long; sequences and ids come twice."""
     rng = random.Random(11)
-    lengths = [1, 2, 1022, 1021] + [rng.randint(1, 500) for _ in range(24)]
+    lengths = [1, 2, 1022, 1021] + [rng.randint(1, 150) for _ in range(20)]
     sequences = [random_sequence(rng, length) for length in lengths]
     records = [(f"p{i}", sequence) for i, sequence in enumerate(sequences)]
     records += [("p3", sequences[5]), ("twin", sequences[0]), ("twin", sequences[5])]
@@ -60,7 +60,7 @@ def finished(
 ) -> tuple[Path, str]:
     """The folder of an unbroken run, and what Snakemake said."""
     folder = tmp_path_factory.mktemp("finished")
-    _, *arguments = prepare(folder, records, shards=3)  # all there is, the report included
+    _, *arguments = prepare(folder, records, shards=2)  # all there is, the report included
     return folder, embed(folder, *arguments, *SMALL_BATCHES)
 
 
@@ -94,7 +94,7 @@ def test_the_file_says_where_it_comes_from(finished: tuple[Path, str]) -> None:
     assert attributes["precision"] == "float32"
     assert json.loads(attributes["long_sequences"])["window"] == 1022
     assert not attributes["biologically_meaningful"]
-    assert json.loads(attributes["config"])["shards"] == 3
+    assert json.loads(attributes["config"])["shards"] == 2
 
 
 def test_the_counts_add_up(finished: tuple[Path, str], records: list[tuple[str, str]]) -> None:
@@ -102,7 +102,7 @@ def test_the_counts_add_up(finished: tuple[Path, str], records: list[tuple[str, 
     assert summary["n_records"] == len(records) + 2
     assert summary["n_embedded"] == len(records)
     assert summary["n_sequences"] == summary["n_computed"] == len({s for _, s in records})
-    assert (summary["n_resumed"], summary["attempts"]) == (0, 3)
+    assert (summary["n_resumed"], summary["attempts"]) == (0, 2)
     assert summary["n_repeated_ids"] == 2
     with open(finished[0] / "results/d/rejected.tsv", newline="") as file:
         rows = list(csv.DictReader(file, delimiter="\t"))
@@ -118,82 +118,68 @@ def test_untrained_weights_are_admitted(finished: tuple[Path, str]) -> None:
     assert "mean nothing biologically" in (folder / "results/logs/fetch_weights.log").read_text()
 
 
-def test_a_second_call_has_nothing_to_do(finished: tuple[Path, str]) -> None:
-    folder, _ = finished
-    again = snakemake(folder, "--configfile", str(folder / "my.yaml"), *FOUR_GPUS)
-    assert "Nothing to be done" in again.stdout
-    dry = snakemake(folder, "--configfile", str(folder / "my.yaml"), *FOUR_GPUS, "-n")
-    assert (dry.returncode, "Nothing to be done" in dry.stdout) == (0, True)
-
-
-def test_speed_and_checkpoint_settings_recompute_nothing(
+def test_speed_and_checkpoint_settings_and_dates_recompute_nothing(
     finished: tuple[Path, str], records: list[tuple[str, str]], tmp_path: Path
 ) -> None:
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True, symlinks=True)
     checkpoint = {"preset": "viral", "dir": "elsewhere", "keep_parts": True, "force_restart": True}
-    other_speed = prepare(tmp_path, records, shards=3, checkpoint=checkpoint)
+    other_speed = prepare(tmp_path, records, shards=2, checkpoint=checkpoint)  # and the FASTA anew
     assert "Nothing to be done" in embed(tmp_path, *other_speed, *FOUR_GPUS, "-n")
-    other_numbers = prepare(tmp_path, records, shards=3, long_sequences={"window": 500})
+    other_numbers = prepare(tmp_path, records, shards=2, long_sequences={"window": 500})
     assert "embed_shard" in embed(tmp_path, *other_numbers, *FOUR_GPUS, "-n")
 
 
-def parts_in(folder: Path) -> set[Path]:
-    return set(folder.glob("**/checkpoints/**/part-*.pt"))
+def parts_in(checkpoints: Path) -> set[Path]:
+    return set(checkpoints.glob("*-of-2/part-*.pt"))
 
 
 @pytest.fixture
-def brake(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """While this file is there, each pass takes a second: no shard ends between two looks."""
+def release(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Until it is called, each pass takes a second: no shard ends between two looks."""
     path = folder / "brake"
     path.write_text("1")
     monkeypatch.setenv("SPOTESM_FAULTS", f"brake={path}")
-    return path
+    return lambda: monkeypatch.delenv("SPOTESM_FAULTS")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])  # SIGTERM: below
 def test_an_interrupted_run_goes_on_by_the_same_command(
-    folder: Path,
-    records: list[tuple[str, str]],
-    finished: tuple[Path, str],
-    number: signal.Signals,
-    brake: Path,
+    folder: Path, records: list[tuple[str, str]], finished: tuple[Path, str], release: Callable
 ) -> None:
-    config = prepare(folder, records, shards=3, checkpoint=EACH_BATCH)
-    command = (*config, *SMALL_BATCHES)
-    interrupt_when(folder, lambda: parts_in(folder), number, *command)
-    assert parts_in(folder)
-    brake.unlink()
-    if number == signal.SIGKILL:
-        snakemake(folder, *command, "--unlock")
+    command = (*prepare(folder, records, shards=2, checkpoint=EACH_BATCH), *SMALL_BATCHES)
+    checkpoints = folder / "results/d/checkpoints"
+    for number in (signal.SIGINT, signal.SIGKILL):  # SIGTERM: below
+        before = parts_in(checkpoints)
+        interrupt_when(folder, lambda old=before: parts_in(checkpoints) - old, number, *command)
+        assert before < parts_in(checkpoints)
+    release()
+    snakemake(folder, *command, "--unlock")
     embed(folder, *command)
     summary = summary_of(folder)
-    assert summary["n_resumed"] >= 1
+    assert summary["n_resumed"] >= 2
     assert summary["n_resumed"] + summary["n_computed"] == summary["n_sequences"]
-    result, expected = (where / "results/d/embeddings.h5" for where in (folder, finished[0]))
-    assert_same_datasets(result, expected)
+    assert_same_datasets(*(where / "results/d/embeddings.h5" for where in (folder, finished[0])))
 
 
-def test_other_budgets_jobs_and_shards_between_attempts(
-    folder: Path, records: list[tuple[str, str]], finished: tuple[Path, str], brake: Path
+def test_other_budgets_and_jobs_between_attempts(
+    folder: Path, records: list[tuple[str, str]], finished: tuple[Path, str], release: Callable
 ) -> None:
-    settings = {"checkpoint": {**EACH_BATCH, "dir": "scratch/checkpoints"}}
-    result, expected = (where / "results/d/embeddings.h5" for where in (folder, finished[0]))
-    config = prepare(folder, records, shards=2, **settings)
-    one_job = (*config, "--cores", "1", "--resources", "gpu=1", "--set-resources", TOKENS_PER_BATCH)
-    interrupt_when(folder, lambda: len(parts_in(folder)) >= 2, signal.SIGTERM, *one_job)
-    before = parts_in(folder)
-    two_jobs = (*config, "--cores", "2", "--resources", "gpu=2", "--set-threads", "embed_shard=1")
-    two_jobs += ("--set-resources", "embed_shard:tokens_per_batch=1500")
-    interrupt_when(folder, lambda: parts_in(folder) - before, signal.SIGTERM, *two_jobs)
-    brake.unlink()
-    embed(folder, *two_jobs)
-    assert summary_of(folder)["n_resumed"] > 0
+    checkpoints = folder / "scratch/checkpoints/d"
+    checkpoint = {**EACH_BATCH, "dir": "scratch/checkpoints"}
+    config = prepare(folder, records, shards=2, checkpoint=checkpoint)
+    two_jobs = ("--cores", "2", "--resources", "gpu=2", "--set-threads", "embed_shard=1")
+    two_jobs += ("--set-resources", TOKENS_PER_BATCH)
+
+    def both_began() -> bool:
+        return len({part.parent for part in parts_in(checkpoints)}) == 2
+
+    interrupt_when(folder, both_began, signal.SIGTERM, *config, *two_jobs)
+    release()
+    one_job = ("--cores", "1", "--set-resources", "embed_shard:tokens_per_batch=500")
+    embed(folder, *config, *one_job)
+    assert summary_of(folder)["n_resumed"] >= 2
     assert not (folder / "results/d/checkpoints").exists()
-    assert_same_datasets(result, expected, tolerance=1e-6)
-    prepare(folder, records, shards=4, **settings)
-    embed(folder, *two_jobs)
-    assert summary_of(folder)["n_computed"] == 0
-    assert_same_datasets(result, expected, tolerance=1e-6, but=("reused",))
+    results = (where / "results/d/embeddings.h5" for where in (folder, finished[0]))
+    assert_same_datasets(*results, tolerance=1e-6)
 
 
 def test_contigs_become_rows_that_lead_back_to_them(
@@ -204,8 +190,8 @@ def test_contigs_become_rows_that_lead_back_to_them(
     write_fasta(folder / "contigs.fna", list(contigs.items()))
     dataset = {"fasta": "contigs.fna", "alphabet": "nucleotide", "genetic_code": 11, "min_orf": 30}
     outputs = {"outputs": ["bos", "residues", "mean"], "layers": [3, -1], "compression": "lzf"}
-    config = write_config(folder, datasets={"d": dataset}, shards=2, **outputs)
-    embed(folder, "--configfile", str(config), *FOUR_GPUS)
+    config = write_config(folder, datasets={"d": dataset}, shards=1, **outputs)
+    embed(folder, "results/d/embeddings.h5", "--configfile", str(config), *FOUR_GPUS)
 
     with Embeddings(folder / "results/d/embeddings.h5", key="mean/6") as embeddings:
         assert len(embeddings) > 5
@@ -220,13 +206,3 @@ def test_contigs_become_rows_that_lead_back_to_them(
             np.testing.assert_allclose(embeddings.residues(row, 6), expected, rtol=0, atol=1e-5)
             np.testing.assert_allclose(embeddings[row], expected.mean(0), rtol=0, atol=1e-5)
         assert embeddings.file["embeddings"] == embeddings.file["bos/3"]
-
-
-def test_a_dataset_of_rejected_records_alone(folder: Path) -> None:
-    write_fasta(folder / "in.fasta", [("a", "M*K"), ("b", "")])
-    config = write_config(folder, datasets={"d": "in.fasta"}, shards=2, max_rejected=1)
-    embed(folder, "--configfile", str(config), *FOUR_GPUS)
-    with Embeddings(folder / "results/d/embeddings.h5") as embeddings:
-        assert len(embeddings) == 0
-        assert embeddings.file["embeddings"].shape == (0, 320)
-    assert "2 records have no row" in (folder / "results/d/report.html").read_text()
