@@ -67,6 +67,18 @@ def test_pretrained_weights_already_there_are_used(tiny: Path, hub: Path, tmp_pa
     assert not weights.untrained
 
 
+def test_without_network_it_is_said_where_to_put_them(
+    tiny: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:1")  # nothing listens there
+    with pytest.raises(
+        WeightsError,
+        match=rf"^cannot download https://\S+/models/{MODEL}\.pt \(.*\); fetch it elsewhere and "
+        rf"put it at {hub}/{MODEL}\.pt, or set model: weights: to the path of a copy$",
+    ):
+        fetch_weights(MODEL, "pretrained", tmp_path / "manifest.json")
+
+
 @pytest.mark.parametrize("contacts", [False, True])
 def test_the_regression_is_downloaded_only_for_contacts(
     tiny: Path, hub: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, contacts: bool

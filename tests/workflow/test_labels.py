@@ -24,7 +24,7 @@ LABELS = 'id\tfamily\nP00001\t"A\nsp|P00002|TWO_TEST\t<b>B</b>\np3\t"A\nnobody\t
 def test_labels_reach_the_page(folder: Path) -> None:
     (folder / "in.fasta").write_text(FASTA)
     (folder / "labels.tsv").write_text(LABELS)
-    keys = {"datasets": {"d": "in.fasta"}, "max_rejected": 0.5, "shards": 2}
+    keys = {"datasets": {"d": "in.fasta"}, "max_rejected": 0.5, "shards": 1}
     config = write_config(folder, **keys, report={"labels": "labels.tsv"})
     run = snakemake(folder, "--configfile", str(config), "--cores", "2")
     assert run.returncode == 0, run.stdout

@@ -2,13 +2,13 @@
 
 import json
 import random
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hub import add_repository, esm_config
-from safetensors.torch import load_file, save_file
 from sequences import random_sequence, write_fasta
 from snakemake_runs import snakemake, write_config
 from spotesm.hdf5.reader import Embeddings
@@ -20,6 +20,7 @@ transformers = pytest.importorskip("transformers")
 
 MODEL = "esm2_t6_8M_UR50D"
 COMMIT = "ef" * 20
+EMBEDDINGS = "results/d/embeddings.h5"
 RUN = ("--cores", "all", "--resources", "gpu=1", "--configfile")
 
 
@@ -53,13 +54,11 @@ def snapshot(cache: Path, name: str) -> Path:
     return cache / f"models--lab--{name}" / "snapshots" / COMMIT
 
 
-def expected_means(
-    hub: Path, records: list[tuple[str, str]], adapter: bool
-) -> dict[str, np.ndarray]:
-    """By transformers and peft, one sequence at a time."""
+@pytest.fixture(scope="module")
+def expected(hub: Path, records: list[tuple[str, str]]) -> dict[str, np.ndarray]:
+    """The means by transformers and peft, one sequence at a time."""
     model = transformers.EsmForMaskedLM.from_pretrained(snapshot(hub, "model"))
-    if adapter:
-        model = peft.PeftModel.from_pretrained(model, snapshot(hub, "adapter")).merge_and_unload()
+    model = peft.PeftModel.from_pretrained(model, snapshot(hub, "adapter")).merge_and_unload()
     means = {}
     with torch.inference_mode():
         for name, sequence in records:
@@ -70,36 +69,39 @@ def expected_means(
 
 def assert_means(folder: Path, expected: dict[str, np.ndarray]) -> str:
     """Compare all rows; return what the file calls its weights."""
-    with Embeddings(folder / "results/d/embeddings.h5") as embeddings:
+    with Embeddings(folder / EMBEDDINGS) as embeddings:
         assert sorted(embeddings.ids) == sorted(expected)
         for name, mean in expected.items():
             np.testing.assert_allclose(embeddings[name], mean, rtol=0, atol=1e-5)
         return embeddings.attributes["weights"]
 
 
-@pytest.mark.parametrize("adapter", ["", "hf:lab/adapter"])
+def embed(folder: Path, *arguments: str, **keys: object) -> str:
+    config = write_config(folder, datasets={"d": "in.fasta"}, shards=1, **keys)
+    run = snakemake(folder, EMBEDDINGS, *RUN, str(config), *arguments)
+    assert run.returncode == 0, run.stdout
+    return run.stdout
+
+
 def test_names_of_the_hub(
     tmp_path: Path,
     hub: Path,
     records: list[tuple[str, str]],
+    expected: dict[str, np.ndarray],
     monkeypatch: pytest.MonkeyPatch,
-    adapter: str,
 ) -> None:
     monkeypatch.setenv("HF_HUB_CACHE", str(hub))
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     write_fasta(tmp_path / "in.fasta", records)
-    model = {"name": MODEL, "weights": "hf:lab/model", "adapter": adapter}
-    config = write_config(tmp_path, datasets={"d": "in.fasta"}, model=model)
-    run = snakemake(tmp_path, *RUN, str(config))
-    assert run.returncode == 0, run.stdout
-    named = assert_means(tmp_path, expected_means(hub, records, bool(adapter)))
-    assert named == f"hf:lab/model@{COMMIT}" + (f" + hf:lab/adapter@{COMMIT}" if adapter else "")
+    embed(tmp_path, model={"name": MODEL, "weights": "hf:lab/model", "adapter": "hf:lab/adapter"})
+    named = assert_means(tmp_path, expected)
+    assert named == f"hf:lab/model@{COMMIT} + hf:lab/adapter@{COMMIT}"
 
 
 def test_folders_with_prepared_weights_elsewhere(
-    tmp_path: Path, hub: Path, records: list[tuple[str, str]]
+    tmp_path: Path, hub: Path, records: list[tuple[str, str]], expected: dict[str, np.ndarray]
 ) -> None:
-    """What changes in an adapter is computed anew; what is damaged is made anew."""
+    """A forced restart computes by what is prepared: made anew where it is damaged."""
     (tmp_path / "base").symlink_to(snapshot(hub, "model"))
     adapter = tmp_path / "my adapter"
     adapter.mkdir()
@@ -107,48 +109,25 @@ def test_folders_with_prepared_weights_elsewhere(
         (adapter / file.name).write_bytes(file.read_bytes())
     write_fasta(tmp_path / "in.fasta", records)
     model = {"name": MODEL, "weights": "base", "adapter": str(adapter), "prepared": "my prepared"}
-    config = write_config(tmp_path, datasets={"d": "in.fasta"}, model=model)
-    run = snakemake(tmp_path, *RUN, str(config))
-    assert run.returncode == 0, run.stdout
-    assert_means(tmp_path, expected_means(hub, records, adapter=True))
+    embed(tmp_path, model=model)
+    assert_means(tmp_path, expected)
+
     (prepared,) = (path for path in (tmp_path / "my prepared").iterdir() if path.is_dir())
     layer = prepared / "layer-03.safetensors"
     content = bytearray(layer.read_bytes())
     content[-40_000:-20_000] = bytes(20_000)
     layer.write_bytes(content)
-    run = snakemake(tmp_path, *RUN, str(config), "--forcerun", "split_fasta")
-    assert run.returncode == 0, run.stdout
-    again = snakemake(tmp_path, *RUN, str(config), "--config", "checkpoint={force_restart: true}")
-    assert again.returncode == 0, again.stdout
-    assert_means(tmp_path, expected_means(hub, records, adapter=True))
+    for path in (tmp_path / "results/d/shards/1-of-1.h5", tmp_path / EMBEDDINGS):
+        path.unlink()
+    said = embed(tmp_path, model=model, checkpoint={"force_restart": True})
+    assert "layer-03.safetensors: has changed since it was made; made anew" in said
+    assert "forced restart: checkpoints of earlier runs are ignored" in said
+    summary = json.loads((tmp_path / "results/d/summary.json").read_text())
+    assert summary["n_computed"] == len(records)
+    assert_means(tmp_path, expected)
+
     settings = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**settings, "lora_alpha": 0}))
-    run = snakemake(tmp_path, *RUN, str(config))
-    assert run.returncode == 0, run.stdout
-    assert_means(tmp_path, expected_means(hub, records, adapter=False))
-
-
-def not_finite(state: dict[str, torch.Tensor]) -> None:
-    state["esm.encoder.layer.3.output.dense.bias"][-1] = torch.nan
-
-
-def test_what_would_mislead_ends_before_any_shard(
-    tmp_path: Path, hub: Path, records: list[tuple[str, str]]
-) -> None:
-    state = {
-        name: tensor
-        for file in snapshot(hub, "model").glob("*.safetensors")
-        for name, tensor in load_file(file).items()
-    }
-    not_finite(state)
-    save_file(state, tmp_path / "mine.safetensors")
-    write_fasta(tmp_path / "in.fasta", records)
-    model = {"name": MODEL, "weights": "mine.safetensors"}
-    config = write_config(tmp_path, datasets={"d": "in.fasta"}, model=model)
-    run = snakemake(tmp_path, *RUN, str(config), "--until", "fetch_weights")
-    assert run.returncode == 1
-    assert (
-        "mine.safetensors: layers.3.fc2.bias holds a NaN or an infinite number"
-        in run.stdout.partition("spotESM could not finish:")[2]
-    )
-    assert "Traceback" not in run.stdout
+    planned = embed(tmp_path, "--dry-run", model=model)
+    assert re.search(r"^fetch_weights +1$", planned, re.MULTILINE), planned
+    assert re.search(r"^embed_shard +1$", planned, re.MULTILINE), planned
