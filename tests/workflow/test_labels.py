@@ -1,6 +1,7 @@
 """The user's labels, from the config to the page."""
 
 import json
+import os
 import re
 from pathlib import Path
 
@@ -48,8 +49,9 @@ def test_labels_reach_the_page(folder: Path) -> None:
     assert "Traceback" not in run.stdout
     assert (folder / "results/d/report.html").read_text() == page
 
-    # Labels of no record end in a line; they make the page anew, and nothing else.
+    # Labels of no record end in a line; whatever their date, they make the page anew, and no more.
     (folder / "labels.tsv").write_text("id\tfamily\np5\tA\n")
+    os.utime(folder / "labels.tsv", (0, 0))
     run = snakemake(folder, "--configfile", str(config), "--cores", "2", "--retries", "0")
     assert run.returncode != 0
     assert "none of its 1 ids, such as 'p5', is of a record of d" in run.stdout

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import random
 import shutil
 import signal
@@ -39,7 +40,9 @@ def records() -> list[tuple[str, str]]:
 def prepare(folder: Path, records: list[tuple[str, str]], **keys: object) -> tuple[str, ...]:
     """Write records, some of them broken, as the dataset `d`; the arguments that embed it."""
     write_fasta(folder / "in.fasta", [*records, ("empty", ""), ("stop", "MK*V")])
-    config = write_config(folder, datasets={"d": "in.fasta"}, max_rejected=0.1, **keys)
+    (folder / "labels.tsv").write_text("id\tlabel\np0\tone\n")
+    keys |= {"max_rejected": 0.1, "report": {"labels": "labels.tsv"}}
+    config = write_config(folder, datasets={"d": "in.fasta"}, **keys)
     return ("results/d/embeddings.h5", "--configfile", str(config))
 
 
@@ -123,7 +126,9 @@ def test_speed_and_checkpoint_settings_and_dates_recompute_nothing(
 ) -> None:
     shutil.copytree(finished[0], tmp_path, dirs_exist_ok=True, symlinks=True)
     checkpoint = {"preset": "viral", "dir": "elsewhere", "keep_parts": True, "force_restart": True}
-    other_speed = prepare(tmp_path, records, shards=2, checkpoint=checkpoint)  # and the FASTA anew
+    other_speed = prepare(tmp_path, records, shards=2, checkpoint=checkpoint)
+    for name in ("in.fasta", "labels.tsv"):
+        os.utime(tmp_path / name)
     assert "Nothing to be done" in embed(tmp_path, *other_speed, *FOUR_GPUS, "-n")
     other_numbers = prepare(tmp_path, records, shards=2, long_sequences={"window": 500})
     assert "embed_shard" in embed(tmp_path, *other_numbers, *FOUR_GPUS, "-n")
