@@ -117,7 +117,10 @@ def test_it_works(folder: Path, environment: dict[str, str], language: str, line
     if language == "yaml":
         config = folder / ("my.yaml" if "model:" in line else "other.yaml")
         config.write_text(line)
-        line = f"snakemake --snakefile spotESM/Snakefile --configfile {config.name} --dry-run"
+        line = f"snakemake --snakefile spotESM/Snakefile --configfile {config.name}"
+        if line in DRY:
+            return  # it stands there, and is tried for itself
+        line += " --dry-run"
     command = [sys.executable, "-c", line]
     if language != "python":
         command = ["sh", "-c", f"{line} {DRY.get(line, '')}"]

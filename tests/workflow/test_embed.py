@@ -83,13 +83,9 @@ def test_a_dry_run_leaves_no_results(folder: Path, fasta: Path) -> None:
     assert not (folder / "results").exists()
 
 
-def test_the_plan_of_a_fasta_and_of_a_config(folder: Path, fasta: Path) -> None:
-    run = spotesm(folder, "plan", fasta.name, *UNTRAINED)
-    assert run.returncode == 0, run.stderr
-    assert re.search(r"^my-proteins +3 +0 +2 +0 +10 ", run.stdout, re.MULTILINE)
-    assert not (folder / "results/my-proteins/config.yaml").exists()
-    wrong = folder / "wrong.yaml"
-    wrong.write_text("datasets: 'my proteins.fasta'\nshrads: 2\n")
+def test_the_plan_of_a_wrong_config(folder: Path, fasta: Path) -> None:
+    """Of a right one: test_reuse."""
+    (folder / "wrong.yaml").write_text(f"datasets: {fasta.name}\nshrads: 2\n")
     run = spotesm(folder, "plan", "--configfile", "wrong.yaml")
     assert run.returncode == 1
     assert run.stdout == ""

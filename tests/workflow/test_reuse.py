@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from sequences import random_sequence, write_fasta
-from snakemake_runs import link_weights, snakemake, write_config
+from snakemake_runs import link_weights, snakemake, spotesm, write_config
 from spotesm import Embeddings
 
 Reference = Callable[[str], np.ndarray]
@@ -49,8 +49,8 @@ def past(
     """The folder of a finished run, in two shards, of more than is asked for later."""
     folder = tmp_path_factory.mktemp("past")
     link_weights(folder, weights_manifest)
-    write_fasta(folder / "in.fasta", records)
-    keys = {"datasets": {"d": "in.fasta"}, "outputs": ["mean", "bos"], "layers": [0, -1]}
+    write_fasta(folder / "d.fasta", records)
+    keys = {"datasets": {"d": "d.fasta"}, "outputs": ["mean", "bos"], "layers": [0, -1]}
     embed(folder, "results/d/embeddings.h5", **keys, shards=2)
     assert counts_of(folder) == (0, 0, 16)
     return folder
@@ -59,18 +59,22 @@ def past(
 def test_a_dataset_s_own_past_is_used_unasked(
     tmp_path: Path, past: Path, records: list[tuple[str, str]], reference_residues: Reference
 ) -> None:
-    """New records, other shards, fewer outputs. The FASTA is new by content; its date is old."""
+    """New records, other shards, fewer outputs. The FASTA is new by content; its date is old.
+
+    `spotesm plan` counts what is there.
+    """
     shutil.copytree(past, tmp_path, symlinks=True, dirs_exist_ok=True)
     fresh = [("new0", "MKVLA"), *records[:9], ("new1", "MKVLAW"), *records[9:], ("new2", "MKW")]
-    write_fasta(tmp_path / "in.fasta", fresh)
-    os.utime(tmp_path / "in.fasta", (0, 0))
-    keys = {"datasets": {"d": "in.fasta"}, "shards": 1}
-    config = write_config(tmp_path, **keys)
-    plan = snakemake(tmp_path, "plan_run", "--cores", "1", "--configfile", str(config))
+    write_fasta(tmp_path / "d.fasta", fresh)
+    os.utime(tmp_path / "d.fasta", (0, 0))
+    untrained = ("--model", "esm2_t6_8M_UR50D", "--weights", "untrained")
+    plan = spotesm(tmp_path, "plan", "d.fasta", *untrained)
+    assert plan.returncode == 0, plan.stderr
     row = next(line.split() for line in plan.stdout.splitlines() if line.startswith("d "))
-    assert row[1:5] == ["19", "0", "19", "16"]
+    assert row[1:6] == ["19", "0", "19", "16", str(sum(len(sequence) for _, sequence in fresh))]
+    assert not (tmp_path / "results/d/config.yaml").exists()
 
-    embed(tmp_path, **keys)
+    embed(tmp_path, datasets={"d": "d.fasta"}, shards=1)
     assert counts_of(tmp_path) == (16, 0, 3)
     assert json.loads((tmp_path / "results/d/summary.json").read_text())["reused_from"] == {
         "results/d/embeddings.h5": 16
