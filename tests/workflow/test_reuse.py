@@ -46,12 +46,15 @@ def past(
     weights_manifest: Path,
     records: list[tuple[str, str]],
 ) -> Path:
-    """The folder of a finished run, in two shards, of more than is asked for later."""
+    """The folder of a run that had more outputs and layers than are asked for later.
+
+    Of what it kept, the merged file alone is left for that.
+    """
     folder = tmp_path_factory.mktemp("past")
     link_weights(folder, weights_manifest)
     write_fasta(folder / "d.fasta", records)
     keys = {"datasets": {"d": "d.fasta"}, "outputs": ["mean", "bos"], "layers": [0, -1]}
-    embed(folder, "results/d/embeddings.h5", **keys, shards=2)
+    embed(folder, "results/d/embeddings.h5", **keys, shards=1, checkpoint={"enabled": False})
     assert counts_of(folder) == (0, 0, 16)
     return folder
 
@@ -59,7 +62,7 @@ def past(
 def test_a_dataset_s_own_past_is_used_unasked(
     tmp_path: Path, past: Path, records: list[tuple[str, str]], reference_residues: Reference
 ) -> None:
-    """New records, other shards, fewer outputs. The FASTA is new by content; its date is old.
+    """New records, fewer outputs. The FASTA is new by its content alone: its date is old.
 
     `spotesm plan` counts what is there.
     """
