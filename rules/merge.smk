@@ -8,7 +8,6 @@ rule merge_shards:
         summary="results/{dataset}/summary.json",
     log:
         "results/{dataset}/logs/merge_shards.log",
-        rejected="results/{dataset}/rejected.tsv",  # a log stays when the job fails
     benchmark:
         "results/{dataset}/benchmarks/merge_shards.tsv"
     conda:
@@ -17,6 +16,8 @@ rule merge_shards:
         max_rejected=config["max_rejected"],
         compression=compression_filter(config),
         nucleotide=lambda wildcards: DATASETS[wildcards.dataset].is_nucleotide,
+        # Neither an output nor a log: it stays when the job fails, and when that is tried again.
+        rejected=untracked(lambda wildcards: rejected_list(wildcards.dataset)),
         config=untracked(config),
     message:
         "Merging the shards of {wildcards.dataset}"

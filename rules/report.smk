@@ -5,7 +5,6 @@ localrules:
 rule report_dataset:
     input:
         embeddings="results/{dataset}/embeddings.h5",
-        rejected="results/{dataset}/rejected.tsv",
         summary="results/{dataset}/summary.json",
         labels=by_content(OWN_FILES["labels"]),
     output:
@@ -22,6 +21,7 @@ rule report_dataset:
     conda:
         "../envs/spotesm.yaml"
     params:
+        rejected=untracked(lambda wildcards: rejected_list(wildcards.dataset)),
         labels_content=content(OWN_FILES["labels"]),
         checkpoints=untracked(lambda wildcards: checkpoint_root(wildcards.dataset)),
     message:

@@ -12,7 +12,7 @@ with step(snakemake.log[0]):
             split=Path(snakemake.input.split),
             split_rejected=Path(snakemake.input.split_rejected),
             output=Path(snakemake.output.embeddings),
-            rejected=Path(snakemake.log.rejected),
+            rejected=Path(snakemake.params.rejected),
             summary=Path(snakemake.output.summary),
             max_rejected=snakemake.params.max_rejected,
             nucleotide=snakemake.params.nucleotide,

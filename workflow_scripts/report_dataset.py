@@ -10,7 +10,7 @@ with step(snakemake.log[0]):
         ReportJob(
             dataset=snakemake.wildcards.dataset,
             embeddings=Path(snakemake.input.embeddings),
-            rejected=Path(snakemake.input.rejected),
+            rejected=Path(snakemake.params.rejected),
             summary=Path(snakemake.input.summary),
             checkpoints=Path(snakemake.params.checkpoints),
             labels=next(map(Path, snakemake.input.labels), None),

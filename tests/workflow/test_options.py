@@ -15,7 +15,7 @@ from spotesm import Embeddings
 from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.untrained import untrained_source
 
-ONE = ("--cores", "1", "--retries", "0", "--configfile")
+ONE = ("--cores", "1", "--configfile")
 WINDOW = 60
 EMBEDDINGS = "results/d/embeddings.h5"
 MODEL = "esm2_t6_8M_UR50D"
@@ -104,7 +104,10 @@ def test_a_pattern_whole_without_checkpoints(
 def test_rejected_when_long_and_allowed_to_be(
     folder: Path, records: list[tuple[str, str]], reference_residues: Reference
 ) -> None:
-    """Too many end the run at the merge, the embeddings stay; so does a foreign shard file."""
+    """Too many end the run at the merge, the embeddings stay; so does a foreign shard file.
+
+    Their list is there, however often Snakemake tries the merge again.
+    """
     write_fasta(folder / "in.fasta", records)
     keys = {"datasets": {"d": "in.fasta"}, "long_sequences": {"policy": "reject", "window": WINDOW}}
     of_merge = "\n    in merge_shards of d\n    log: results/d/logs/merge_shards.log\n"
