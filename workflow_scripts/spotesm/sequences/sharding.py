@@ -41,7 +41,7 @@ MOST_SEVERAL = 0.1
 LEAST_BASES = 20  # shorter peptides may well have no other letters
 MOST_LIKE_NUCLEOTIDES = 0.5
 ID_HASHES_AT_ONCE = 1 << 20
-BUFFERED_BYTES = 1 << 20  # of what goes to all shards
+BUFFERED_BYTES = 1 << 24  # of what goes to all shards
 
 
 @dataclass(frozen=True)
