@@ -134,7 +134,8 @@ def merge_shards(job: MergeJob) -> dict:
         index.write(file)
         n_rejected = rejects.reasons.total()
         file.attrs.update(_attributes(shards, job.config, split["n_records"], n_rejected))
-    summary = _summarise(job, split, rejects.reasons)
+        work = _sum_work(shards)
+    summary = _summarise(job, split, rejects.reasons, work)
     write_json(job.summary, summary)
     log.info("%s", describe(summary))
     return summary
@@ -275,7 +276,19 @@ def _is_untrained(file: h5py.File) -> bool:
     return file.attrs["weights"] == UNTRAINED
 
 
-def _summarise(job: MergeJob, split: dict, reasons: Counter[str]) -> dict:
+def _sum_work(shards: Sequence[h5py.File]) -> dict:
+    """Return how the work of all shards went, and how many records come from which earlier file."""
+    totals, origins = Counter(dict.fromkeys(WORK, 0)), Counter[str]()
+    for shard in shards:
+        for name in WORK:
+            totals[name] += shard.attrs.get(name, np.int64()).item()  # older ones reused nothing
+        names, origin = read_origins(shard)
+        counts = np.bincount(origin, minlength=len(names))
+        origins.update(dict(zip(names[1:], counts[1:].tolist(), strict=True)))
+    return {**totals, "reused_from": dict(origins)}
+
+
+def _summarise(job: MergeJob, split: dict, reasons: Counter[str], work: dict) -> dict:
     with h5py.File(job.output, "r", locking=False) as file:
         summary = {
             "file": str(job.output),
@@ -286,21 +299,12 @@ def _summarise(job: MergeJob, split: dict, reasons: Counter[str]) -> dict:
             "weights_sha256": file.attrs["weights_sha256"],
             "model": file.attrs["model"],
         }
-    totals, origins = Counter(dict.fromkeys(WORK, 0)), Counter[str]()
-    for path in job.shards:
-        with h5py.File(path, "r", locking=False) as file:
-            for name in WORK:
-                totals[name] += file.attrs.get(name, np.int64()).item()  # older ones reused nothing
-            names, origin = read_origins(file)
-            counts = np.bincount(origin, minlength=len(names))
-            origins.update(dict(zip(names[1:], counts[1:].tolist(), strict=True)))
     return {
         **summary,
         **split,
         "n_rejected": reasons.total(),
         "rejected": dict(reasons),
-        **totals,
-        "reused_from": dict(origins),
+        **work,
     }
 
 

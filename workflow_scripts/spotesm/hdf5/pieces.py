@@ -28,7 +28,7 @@ class Piece:
 
     def __init__(self, dataset: h5py.Dataset, file: BinaryIO | None = None) -> None:
         self.dtype, self.shape = dataset.dtype, dataset.shape
-        self._path = dataset.file.filename
+        self._path = file.name if file else dataset.file.filename
         self._offset = dataset.id.get_offset()
         # Closed with the object, unless it is somebody else's.
         self._file = file or open(self._path, "rb", buffering=0)  # noqa: SIM115
@@ -43,7 +43,9 @@ class Piece:
         """
         if dataset.id.get_offset() is None or not dataset.size or dataset.dtype.hasobject:
             return None
-        return None if isinstance(dataset.file, WrittenFile) else cls(dataset, file)
+        if file is None and isinstance(dataset.file, WrittenFile):
+            return None
+        return cls(dataset, file)
 
     def __len__(self) -> int:
         return self.shape[0]

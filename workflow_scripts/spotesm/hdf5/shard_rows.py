@@ -40,10 +40,11 @@ class ShardRows:
             # What goes into the merged file as it is.
             self.names = [*RECORD_COLUMNS, *list_checksums(self.file), *self.row_keys]
             self._raw = open(path, "rb", buffering=0)  # noqa: SIM115
+            datasets = {name: self.file.get(name) for name in ("ordinals", ID_KEYS, *self.names)}
             self._columns = {
-                name: Piece.of(self.file[name], self._raw) or self.file[name]
-                for name in ("ordinals", ID_KEYS, *self.names)
-                if name in self.file
+                name: Piece.of(dataset, self._raw) or dataset
+                for name, dataset in datasets.items()
+                if dataset is not None
             }
         except DAMAGE as error:
             if explain_host_fault(error):
@@ -59,6 +60,10 @@ class ShardRows:
     def __exit__(self, *_: object) -> None:
         self._raw.close()
         self.file.close()
+
+    def dtype(self, name: str) -> np.dtype:
+        """Return the type of a column."""
+        return self._columns[name].dtype
 
     def read(self, name: str, start: int, end: int) -> np.ndarray:
         """Return what one column says of some records; ids as bytes."""
@@ -127,7 +132,7 @@ class Gatherer:
         self.buffers[ID_KEYS] = np.empty(self.block_rows, np.uint64)
 
     def _type_of(self, name: str) -> np.dtype:
-        types = [shard.file[name].dtype for shard in self.shards]
+        types = [shard.dtype(name) for shard in self.shards]
         return max(types, key=lambda dtype: (dtype.hasobject, dtype.itemsize))
 
     def read_blocks(self, split_rejected: Path) -> Iterator[Block]:
