@@ -97,7 +97,7 @@ def wait_until(condition: Callable[[], object], what: str, seconds: float = WAIT
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, f"never came: {what}"
-        time.sleep(0.1)
+        time.sleep(0.3)
 
 
 def ask(*command: str) -> str:
