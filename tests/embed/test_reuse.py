@@ -367,6 +367,17 @@ def test_what_does_not_serve_is_named_and_all_is_computed(
     assert not said or re.search(f"WARNING reuse: {copy} {said}", log)
 
 
+def opened_copy(merged: Path, copy: Path) -> h5py.File:
+    """A copy of a merged file, open to be changed."""
+    copy.write_bytes(merged.read_bytes())
+    return h5py.File(copy, "r+")
+
+
+def rows_like(records: Records, place: int) -> list[int]:
+    """All rows with the sequence of the one at a place."""
+    return [row for row, (_, sequence) in enumerate(records) if sequence == records[place][1]]
+
+
 @pytest.mark.parametrize("key", ["mean/6", "residues/6", "contacts/values"])
 @pytest.mark.parametrize("place", [0, 17, 33])
 def test_a_row_of_other_values_is_computed(
@@ -380,11 +391,8 @@ def test_a_row_of_other_values_is_computed(
 ) -> None:
     """One bit of them is another than when they were computed."""
     copy = tmp_path / "copy.h5"
-    copy.write_bytes(merged.read_bytes())
-    sequence = records[place][1]
-    rows = [row for row, (_, other) in enumerate(records) if other == sequence]
-    with h5py.File(copy, "r+") as file:
-        for row in rows:
+    with opened_copy(merged, copy) as file:
+        for row in rows_like(records, place):
             if key != "mean/6":
                 row = file[f"{key.partition('/')[0]}/offsets"][row + 1] - 1
             value = np.array(file[key][row])
@@ -409,12 +417,11 @@ def test_one_bad_row_is_computed(
     expected: dict[str, np.ndarray],
     place: int,
 ) -> None:
+    """Of a file of before there were checksums."""
     copy = tmp_path / "copy.h5"
-    copy.write_bytes(merged.read_bytes())
-    sequence = records[place][1]
-    rows = [row for row, (_, other) in enumerate(records) if other == sequence]
-    with h5py.File(copy, "r+") as file:
-        for row in rows:
+    with opened_copy(merged, copy) as file:
+        del file["checksums"]
+        for row in rows_like(records, place):
             file["mean/6"][row, -1] = np.inf
     path, _ = embed(tmp_path, records, weights_manifest, 1, reuse=[copy])
     assert summary_of(tmp_path) == (29, 1, 0)

@@ -84,12 +84,9 @@ def test_one_id_many_times(tmp_path: Path, key: int, repeats: int) -> None:
         assert [found.candidates(own) for own in asked] == [[row] for row in others]
 
 
-def test_a_look_up_reads_a_small_part_of_the_keys(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(index, "ENTRIES_AT_ONCE", 1 << 20)
-    ids = [f"p{i}" for i in range(4000)]
-    write(tmp_path / "x.h5", ids, as_bytes(digests_of(map(str.encode, ids))), 4)
+@pytest.fixture
+def sizes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many entries each read of a piece takes, from now on."""
     read: Callable = Piece.read
     sizes: list[int] = []
 
@@ -98,6 +95,15 @@ def test_a_look_up_reads_a_small_part_of_the_keys(
         return read(piece, start, end)
 
     monkeypatch.setattr(Piece, "read", counted)
+    return sizes
+
+
+def test_a_look_up_reads_a_small_part_of_the_keys(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int]
+) -> None:
+    monkeypatch.setattr(index, "ENTRIES_AT_ONCE", 1 << 20)
+    ids = [f"p{i}" for i in range(4000)]
+    write(tmp_path / "x.h5", ids, as_bytes(digests_of(map(str.encode, ids))), 4)
     with h5py.File(tmp_path / "x.h5") as file:
         found = Index.of(file)
         for row in range(0, 4000, 101):
@@ -128,19 +134,11 @@ def test_a_file_that_shrinks_is_an_error_and_no_crash(tmp_path: Path) -> None:
 
 
 def test_rows_are_read_some_bytes_at_a_time(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sizes: list[int]
 ) -> None:
     """Those close to each other at once, but never more than fits."""
     values = np.arange(40 * 8, dtype=np.float32).reshape(40, 8)
     monkeypatch.setattr(pieces, "BYTES_AT_ONCE", 6 * values[0].nbytes)
-    read: Callable = Piece.read
-    sizes: list[int] = []
-
-    def counted(piece: Piece, start: int, end: int) -> np.ndarray:
-        sizes.append(end - start)
-        return read(piece, start, end)
-
-    monkeypatch.setattr(Piece, "read", counted)
     with h5py.File(tmp_path / "x.h5", "w") as file:
         file["x"] = values
     with h5py.File(tmp_path / "x.h5") as file:

@@ -94,6 +94,37 @@ def test_a_dataset_s_own_past_is_used_unasked(
         assert name.startswith("new") or rows[name].tobytes() == before[name].tobytes()
 
 
+def test_one_damaged_row_is_computed_anew(
+    folder: Path, past: Path, records: list[tuple[str, str]], reference_residues: Reference
+) -> None:
+    """One bit of a value is another than what was computed; `spotesm verify` names the row."""
+    shutil.copy(past / "results/d/embeddings.h5", folder / "old.h5")
+    with h5py.File(folder / "old.h5", "r+") as file:
+        row = file["mean/6"][7]
+        row.view(np.uint32)[-1] ^= 1
+        file["mean/6"][7] = row
+    write_fasta(folder / "in.fasta", records)
+    target = "results/d/embeddings.h5"
+    embed(folder, target, datasets={"d": "in.fasta"}, reuse=["old.h5"], shards=1)
+    assert counts_of(folder) == (15, 0, 1)
+    log = (folder / "results/d/logs/embed_shard/1-of-1.log").read_text()
+    assert "WARNING reuse: old.h5 has other values than were computed of 1 sequence" in log
+    for place, (name, row) in enumerate(rows_of(folder).items()):
+        if place == 7:
+            expected = reference_residues(records[7][1]).mean(0)
+            np.testing.assert_allclose(row, expected, rtol=0, atol=1e-5)
+        else:
+            assert row.tobytes() == rows_of(past)[name].tobytes()
+    listed = ("--rejected", "results/d/rejected.tsv", "--rows", "0")
+    assert spotesm(folder, "verify", target, "in.fasta", *listed).returncode == 0
+    damaged = spotesm(folder, "verify", "old.h5", "in.fasta", *listed)
+    assert damaged.returncode == 1
+    assert damaged.stderr.strip() == (
+        "old.h5, row 7: has other values of mean/6 than were computed: it is damaged; "
+        "merge it again"
+    )
+
+
 def test_others_are_used_by_name_and_by_path(
     folder: Path, past: Path, records: list[tuple[str, str]], reference_residues: Reference
 ) -> None:

@@ -6,10 +6,12 @@ computed, before it is written. Files of before there were any have no group `ch
 """
 
 import zlib
-from collections.abc import Iterator
+from itertools import pairwise
 
 import h5py
 import numpy as np
+
+from spotesm.request.results import Results
 
 CHECKSUMS = "checksums"
 
@@ -30,19 +32,26 @@ def list_checksums(file: h5py.File) -> list[str]:
     return [f"{group.name.strip('/')}/{name}" for group in groups for name in group]
 
 
-def checksums_of(records: np.ndarray | Iterator[np.ndarray]) -> np.ndarray:
+def checksum_of(values: np.ndarray) -> int:
+    """Return the checksum of one record's values."""
+    return zlib.crc32(np.ascontiguousarray(values))
+
+
+def checksums_of(values: np.ndarray, sizes: np.ndarray | None = None) -> np.ndarray:
     """Return the checksum of each record's values, (k,) uint32.
 
     Args:
-        records: the values of each; an array has those of a record in a row.
+        values: of all records, one behind another.
+        sizes: (k,) how many each of them has; a row each if left out.
     """
-    if isinstance(records, np.ndarray):
-        records = iter(np.ascontiguousarray(records))
-    return np.fromiter(map(zlib.crc32, records), np.uint32)
+    values = np.ascontiguousarray(values)
+    ends = np.arange(1, len(values) + 1) if sizes is None else np.cumsum(sizes)
+    records = (values[start:end] for start, end in pairwise([0, *ends.tolist()]))
+    return np.fromiter(map(zlib.crc32, records), np.uint32, len(ends))
 
 
-def cut(values: np.ndarray, sizes: np.ndarray) -> Iterator[np.ndarray]:
-    """Yield the values of each record, which lie one behind another: `sizes` (k,) of them."""
-    ends = np.cumsum(sizes).tolist()
-    for start, end in zip([0, *ends], ends, strict=False):
-        yield values[start:end]
+def checksums_under(key: str, results: Results) -> np.ndarray:
+    """Return the checksum of what each sequence has under a key, (k,) uint32."""
+    if key in results.rows:
+        return checksums_of(results.rows[key])
+    return checksums_of(results.ragged[key].values, results.ragged[key].sizes)

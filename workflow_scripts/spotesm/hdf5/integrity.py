@@ -7,8 +7,9 @@ import numpy as np
 
 from spotesm.base.failures import IncompleteError
 from spotesm.base.paths import UNTRAINED
-from spotesm.hdf5.checksums import checksums_at, checksums_of, cut, has_checksums
+from spotesm.hdf5.checksums import checksums_at, checksums_of, has_checksums
 from spotesm.hdf5.index import check_index
+from spotesm.hdf5.pieces import blocks_of
 from spotesm.hdf5.reader import FIRST, Embeddings
 from spotesm.request.outputs import CONTACTS, Output, offsets_of, output_of
 from spotesm.request.request import Request
@@ -180,7 +181,7 @@ def check_values(embeddings: Embeddings, advance: Callable[[int], object]) -> No
             if not np.isfinite(values).all():
                 raise IncompleteError(f"{embeddings.path}: {key} has values that are not finite")
             if checksums is not None:
-                own = checksums_of(cut(values, np.diff(offsets)))
+                own = checksums_of(values, np.diff(offsets))
                 wrong = np.flatnonzero(own != checksums[start : start + len(own)])
                 if len(wrong):
                     raise IncompleteError(
@@ -201,8 +202,5 @@ def _blocks(embeddings: Embeddings, output: Output) -> Iterator[tuple[int, np.nd
             offsets = embeddings.file[offsets_of(output)][start : end + 1]
         else:
             offsets = np.arange(start, end + 1)
-        while len(offsets) > 1:
-            fitting = np.searchsorted(offsets, offsets[0] + ROWS_AT_ONCE, "right")
-            stop = max(int(fitting), 2)
-            yield end - len(offsets) + 1, offsets[:stop]
-            offsets = offsets[stop - 1 :]
+        for some in blocks_of(offsets, ROWS_AT_ONCE):
+            yield start + some.start, offsets[some.start : some.stop + 1]

@@ -20,7 +20,7 @@ from spotesm.base.failures import IncompleteError
 from spotesm.base.limits import allow_open_files
 from spotesm.base.paths import UNTRAINED
 from spotesm.base.text import count
-from spotesm.hdf5.checksums import checksums_at, checksums_of
+from spotesm.hdf5.checksums import checksum_of, checksums_at
 from spotesm.hdf5.format import FORMAT, FORMAT_VERSION
 from spotesm.hdf5.index import IndexWriter
 from spotesm.hdf5.orfs import Origins
@@ -230,13 +230,14 @@ class _Output:
         for i, (number, place) in enumerate(zip(block.shards, block.places, strict=True)):
             starts_of, sizes_of = self._spans[number][group]
             start, sizes[i] = starts_of[place], sizes_of[place]
-            pending.append(self._sources[key][number][start : start + sizes[i]])
-            if stated is not None and checksums_of(iter(pending[-1:])) != stated[i]:
+            values = self._sources[key][number][start : start + sizes[i]]
+            if stated is not None and checksum_of(values) != stated[i]:
                 raise IncompleteError(
                     f"{self.shards[number].filename}: holds values of {key} that are not those "
                     "that were computed; delete it and run again"
                 )
-            pending_bytes += pending[-1].nbytes
+            pending.append(values)
+            pending_bytes += values.nbytes
             if pending_bytes >= BLOCK_BYTES:
                 self._write_values(key, pending)
                 pending, pending_bytes = [], 0

@@ -6,6 +6,7 @@ touching a map ends the process.
 
 import math
 import os
+from collections.abc import Iterator
 from itertools import pairwise
 from typing import BinaryIO
 
@@ -80,6 +81,20 @@ class Piece:
 def bytes_of_row(values: np.ndarray | h5py.Dataset) -> int:
     """Return what one entry along the first axis takes."""
     return values.dtype.itemsize * math.prod(values.shape[1:])
+
+
+def blocks_of(offsets: np.ndarray, most: int) -> Iterator[slice]:
+    """Yield slices of records that have `most` values together at most, or are one record.
+
+    Args:
+        offsets: (n + 1,) where the values of each begin and, last, where they end.
+    """
+    start = 0
+    while start < len(offsets) - 1:
+        fitting = int(np.searchsorted(offsets, offsets[start] + most, "right")) - 1
+        stop = max(fitting, start + 1)
+        yield slice(start, stop)
+        start = stop
 
 
 def read_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:

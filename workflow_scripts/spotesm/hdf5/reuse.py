@@ -11,10 +11,10 @@ import numpy as np
 
 from spotesm.base.failures import InputError
 from spotesm.base.text import count
-from spotesm.hdf5.checksums import checksums_at, checksums_of, cut, has_checksums
+from spotesm.hdf5.checksums import checksums_at, checksums_under, has_checksums
 from spotesm.hdf5.format import DAMAGE, open_checked
 from spotesm.hdf5.index import Index
-from spotesm.hdf5.pieces import BYTES_AT_ONCE, bytes_of_row, read_rows
+from spotesm.hdf5.pieces import BYTES_AT_ONCE, blocks_of, bytes_of_row, read_rows
 from spotesm.hdf5.shard_file import group_of, read_reasons
 from spotesm.request.outputs import Outputs, offsets_of, output_of
 from spotesm.request.results import Ragged, Results
@@ -120,13 +120,8 @@ class EarlierFile:
         whole = np.ones(len(rows), bool)
         if not has_checksums(self.file):
             return whole
-        checksums = {key: checksums_of(values) for key, values in found.rows.items()} | {
-            key: checksums_of(cut(ragged.values, ragged.sizes))
-            for key, ragged in found.ragged.items()
-        }
-        for key, own in checksums.items():
-            stated = read_rows(self.file[checksums_at(key)], rows)
-            whole &= own == stated
+        for key in (*found.rows, *found.ragged):
+            whole &= checksums_under(key, found) == read_rows(self.file[checksums_at(key)], rows)
         return whole | [reason is not None for reason in found.reasons]
 
     def _check_shapes(self, keys: Sequence[str]) -> None:
@@ -167,17 +162,11 @@ class EarlierFile:
         return starts, sizes
 
     def _in_blocks(self, keys: Sequence[str], n: int, spans: dict) -> Iterator[slice]:
-        """Yield slices of the n rows that are wanted, whose values take some 64 MiB."""
+        """Return slices of the n rows that are wanted, whose values take some 64 MiB."""
         sizes = np.full(n, sum(bytes_of_row(self.file[k]) for k in keys if k not in spans))
         for key, (_, counts) in spans.items():
             sizes = sizes + counts * bytes_of_row(self.file[key])
-        ends = np.cumsum(sizes)
-        start = 0
-        while start < n:
-            before = ends[start - 1] if start else 0
-            end = max(start + 1, int(np.searchsorted(ends, before + BYTES_AT_ONCE, "right")))
-            yield slice(start, end)
-            start = end
+        return blocks_of(np.concatenate([[0], np.cumsum(sizes)]), BYTES_AT_ONCE)
 
     def _read_ragged(self, key: str, starts: np.ndarray, sizes: np.ndarray) -> Ragged:
         values = [

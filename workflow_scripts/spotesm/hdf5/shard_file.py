@@ -9,7 +9,7 @@ import h5py
 import numpy as np
 
 from spotesm.base.failures import IncompleteError
-from spotesm.hdf5.checksums import checksums_at, checksums_of, cut
+from spotesm.hdf5.checksums import checksums_at, checksums_under
 from spotesm.hdf5.pieces import BYTES_AT_ONCE, bytes_of_row
 from spotesm.hdf5.writing import WrittenFile
 from spotesm.request.outputs import Outputs, output_of
@@ -92,7 +92,6 @@ class ShardWriter:
 
         Sequences of other shards are passed over, and so are outputs that one has already.
         """
-        results = results.astype(self.outputs.dtype)
         sequences = self.shard.find(results.digests)
         sources = np.flatnonzero(sequences >= 0)
         sources = sources[~self._known[:, sequences[sources]].all(0)]
@@ -108,12 +107,9 @@ class ShardWriter:
                 if key in results.rows:
                     rows, of_row = self._rows_of(sequences[lacking])
                     self._write_rows(self.file[key], rows, results.rows[key], lacking[of_row])
-                    checksums = checksums_of(results.rows[key])
                 else:
-                    ragged = results.ragged[key]
-                    self._append(key, sequences, lacking, ragged)
-                    checksums = checksums_of(cut(ragged.values, ragged.sizes))
-                self._checksums[key][sequences[lacking]] = checksums[lacking]
+                    self._append(key, sequences, lacking, results.ragged[key])
+                self._checksums[key][sequences[lacking]] = checksums_under(key, results)[lacking]
             self._note(results, lacking, sequences[lacking])
             self._known[place, sequences[lacking]] = True
             self._reused[place, sequences[lacking]] = bool(results.origin)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
+from spotesm.hdf5.pieces import blocks_of, bytes_of_row
 from spotesm.hdf5.reader import Embeddings
 from spotesm.request.outputs import CONTACTS, offsets_of, output_of
 
@@ -70,22 +71,19 @@ class Records:
     def blocks(self) -> Iterator[Block]:
         """Yield the records in order, as many at once as memory should hold."""
         file, offsets = self.embeddings.file, self.offsets()
-        bytes_of_row = self.values.dtype.itemsize * int(np.prod(self.values.shape[1:]))
-        most = max(1, BYTES_AT_ONCE // bytes_of_row)
-        start = 0
-        while start < len(self):
-            fitting = int(np.searchsorted(offsets, offsets[start] + most, "right")) - 1
-            stop = min(max(fitting, start + 1), start + ROWS_AT_ONCE, len(self))
-            yield Block(
-                file["sequence_ids"].asstr()[start:stop],
-                file["lengths"][start:stop],
-                file["digests"][start:stop],
-                file["windows"][start:stop],
-                self.values[offsets[start] : offsets[stop]],
-                offsets[start : stop + 1] - offsets[start],
-            )
-            self.advance(stop - start)
-            start = stop
+        most = max(1, BYTES_AT_ONCE // bytes_of_row(self.values))
+        for some in blocks_of(offsets, most):
+            for start in range(some.start, some.stop, ROWS_AT_ONCE):
+                stop = min(start + ROWS_AT_ONCE, some.stop)
+                yield Block(
+                    file["sequence_ids"].asstr()[start:stop],
+                    file["lengths"][start:stop],
+                    file["digests"][start:stop],
+                    file["windows"][start:stop],
+                    self.values[offsets[start] : offsets[stop]],
+                    offsets[start : stop + 1] - offsets[start],
+                )
+                self.advance(stop - start)
 
     def arrays(self, block: Block) -> Iterator[tuple[str, np.ndarray]]:
         """Yield id and values of each record: (D,), (l, D), (l, 33), or maps of contacts.
