@@ -1,12 +1,15 @@
 """What every command does: one line for what is wrong, quiet ends, any locale."""
 
+import contextlib
 import errno
 import json
 import os
 import pty
+import select
 import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import click
@@ -16,6 +19,7 @@ from spotesm import __main__ as door
 from spotesm.__main__ import main
 from spotesm.base.failures import InputError
 
+WAIT_SECONDS = 60.0
 LIBRARY = str(Path(door.__file__).parents[1])
 SUMMARY = {
     "file": "results/é/embeddings.h5",
@@ -27,13 +31,19 @@ SUMMARY = {
 }
 
 
-def start(*arguments: object, **options: object) -> subprocess.Popen:
-    """A command in a process of its own."""
+@contextlib.contextmanager
+def start(*arguments: object, **options: object) -> Iterator[subprocess.Popen]:
+    """A command in a process of its own, of which nothing is left afterwards."""
     environment = {**os.environ, "PYTHONPATH": LIBRARY, **options.pop("env", {})}
     command = [sys.executable, "-m", "spotesm", *map(str, arguments)]
-    return subprocess.Popen(
+    with subprocess.Popen(
         command, env=environment, stderr=subprocess.PIPE, preexec_fn=hear_ctrl_c, **options
-    )
+    ) as process:
+        try:
+            yield process
+        except BaseException:  # waiting for it might have no end
+            process.kill()
+            raise
 
 
 def hear_ctrl_c() -> None:
@@ -98,7 +108,7 @@ def test_ctrl_c_while_it_reads(results: Path, tmp_path: Path) -> None:
     with start("summary", tmp_path / "pipe", stdout=subprocess.PIPE) as process:
         with open(tmp_path / "pipe", "w"):  # opens when the command reads
             process.send_signal(signal.SIGINT)
-            assert process.wait(60) == 130
+            assert process.wait(WAIT_SECONDS) == 130
         assert (process.stdout.read(), process.stderr.read().strip()) == (b"", b"")
 
 
@@ -115,9 +125,10 @@ def test_ctrl_c_while_it_watches(results: Path) -> None:
         os.close(terminal)
         shown = b""
         while b"waiting" not in shown:
+            assert select.select([screen], [], [], WAIT_SECONDS)[0], shown
             shown += os.read(screen, 1 << 16)
         process.send_signal(signal.SIGINT)
-        assert process.wait(60) == 0
+        assert process.wait(WAIT_SECONDS) == 0
         assert process.stderr.read() == b""
     os.close(screen)
 

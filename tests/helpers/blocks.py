@@ -32,6 +32,7 @@ SMALL = {
     "hdf5.shard_file.ROWS_AT_ONCE": 3,
     "sequences.compression.BLOCK_BYTES": 8,  # as many as are looked at before the first is read
     "sequences.fasta.BLOCK_BYTES": 7,
+    "sequences.sharding.BYTES_AT_ONCE": 100,
     "sequences.sharding.ID_HASHES_AT_ONCE": 3,
     "weights.downloads.BLOCK_BYTES": 1000,
     "weights.prepared.READ_BYTES": 1000,
@@ -62,7 +63,6 @@ NO_BLOCK = {
     "weights.prepared.SAMPLE_BYTES": "all processes must look at the same bytes",
     "weights.prepared.PINNED_BYTES": "buffers on the way to a GPU, which few tests have",
     "sequences.rejected.MOST_CHARACTERS": "a limit of an id in a TSV",
-    "sequences.sharding.BUFFERED_BYTES": "of files that are written, which no test can see",
 }
 
 

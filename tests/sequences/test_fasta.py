@@ -291,6 +291,7 @@ pieces = st.sampled_from(
 @example(b">a\n\n>b\nMK\n>", 2)
 @example(b">a\nMKV\nMKV\n>b\nMK\n>\xff\nMK\n", 1 << 20)
 @example(b">a\nM\0K\n", 1)
+@example(b">a b\nMK\n>c d e\nM \nK\n>f\nMK\n", 1 << 20)
 def test_blocks_of_any_size_read_as_line_by_line(content: bytes, size: int) -> None:
     expected = read_line_by_line(content)
     with TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as monkeypatch:

@@ -3,7 +3,7 @@ import hashlib
 import json
 import random
 import tempfile
-from bisect import bisect
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -13,16 +13,27 @@ from hypothesis import strategies as st
 from sequences import random_sequence, write_fasta
 from spotesm.base.durable import write_json
 from spotesm.base.failures import InputError, TooManyRejectedError
+from spotesm.sequences.digests import from_bytes
 from spotesm.sequences.rejected import Rejected, read_rejected, writing_rejected
 from spotesm.sequences.sharding import (
     Contigs,
     Shard,
     divide_digests,
     is_like_nucleotides,
+    shards_of,
     split_fasta,
 )
 
 N_SHARDS = 5
+RESTS = (bytes(8), b"\xff" * 8)  # of a digest, behind its key
+
+
+@pytest.fixture(autouse=True, scope="module", params=[1, 1 << 20], ids=["by-one", "at-once"])
+def block_bytes(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Records are read one by one, or all at once; the same must come of it."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr("spotesm.sequences.fasta.BLOCK_BYTES", request.param)
+        yield
 
 
 def split(
@@ -99,6 +110,27 @@ def test_rejected_records_are_listed_and_the_rest_counted(tmp_path: Path) -> Non
     assert counts["n_repeated_ids"] == 2
 
 
+@pytest.mark.parametrize("place", [0, 3, 6])
+@pytest.mark.parametrize(
+    ("odd", "is_rejected"), [("", True), ("*", True), ("M*K", True), ("MJK", False), ("mk", False)]
+)
+def test_one_odd_record_among_others(
+    tmp_path: Path, place: int, odd: str, is_rejected: bool
+) -> None:
+    for stop in ("", "*", "."):
+        sequences = [f"MKV{'ACDEFGH'[i]}{stop}" for i in range(7)]
+        sequences[place] = odd
+        path = write_fasta(tmp_path / "in", [(f"p{i}", text) for i, text in enumerate(sequences)])
+        shards, counts, rejected = split([path], tmp_path)
+        expected = [(i, f"p{i}", f"MKV{'ACDEFGH'[i]}") for i in range(7)]
+        expected[place] = (place, f"p{place}", odd.upper().replace("J", "X"))
+        if is_rejected:
+            del expected[place]
+        assert sorted(record for shard in shards for record in shard) == expected
+        assert [int(line["ordinal"]) for line in rejected] == [place] * is_rejected
+        assert (counts["n_records"], counts["n_rejected"]) == (7, is_rejected)
+
+
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=20))
 def test_repeated_ids_are_counted_wherever_they_are(ids: list[str]) -> None:
     with tempfile.TemporaryDirectory() as folder:
@@ -163,6 +195,7 @@ LIKE_DNA = [
     [("n", DNA + "N" * 40), ("b", DNA + "RYK")],
     [("a", "MKTAYIAKQRQISFVKSHFS"), ("dna", DNA), ("dna2", DNA[:20])],
     [(f"p{i}", "MKTAYIAKQRQISFVKSHFS") for i in range(60)] + [("genome", DNA * 60)],
+    [("a", DNA), *((f"p{i}", "MKTAYIAKQRQISFVKSHFS") for i in range(4)), ("b", DNA)],
 ]
 
 
@@ -261,9 +294,8 @@ def test_ranges_of_digests_are_as_equal_as_integers_can_say(
 ) -> None:
     edges = divide_digests(shards)
     assert len(edges) == shards - 1
-    near = [
-        int.from_bytes(edge) + step for edge in edges[:: max(1, shards // 8)] for step in (-1, 0)
-    ]
-    for key in (0, 2**64 - 1, data.draw(st.integers(0, 2**64 - 1)), *near):
-        for rest in (bytes(8), b"\xff" * 8):
-            assert bisect(edges, key.to_bytes(8) + rest) == key * shards // 2**64
+    near = [int(edge) + step for edge in edges[:: max(1, shards // 8)] for step in (-1, 0)]
+    keys = [0, 2**64 - 1, data.draw(st.integers(0, 2**64 - 1)), *near]
+    digests = from_bytes(b"".join(key.to_bytes(8) + rest for key in keys for rest in RESTS))
+    expected = [key * shards // 2**64 for key in keys for _ in RESTS]
+    assert shards_of(digests, edges).tolist() == expected

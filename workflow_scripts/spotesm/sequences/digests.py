@@ -19,7 +19,7 @@ def digest_sequence(sequence: bytes) -> bytes:
 
 def digests_of(sequences: Iterable[bytes]) -> np.ndarray:
     """Return the digests of k sequences, (k,) DIGEST."""
-    return from_bytes(b"".join(map(digest_sequence, sequences)))
+    return from_bytes(b"".join([digest_sequence(sequence) for sequence in sequences]))
 
 
 def from_bytes(digests: bytes | np.ndarray) -> np.ndarray:

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
+import numpy as np
+
 from spotesm.base.failures import InputError
 from spotesm.sequences.alphabet import RESIDUES
 from spotesm.sequences.compression import DAMAGE, open_by_content
@@ -17,9 +19,9 @@ BOM = b"\xef\xbb\xbf"
 COMMENTS = (b";", b"#")  # what lines before the first record may begin with
 MARGINS = b" \t\v\f\n"  # around the sequence on a line: layout
 # Numbers: `in` finds a byte in a tenth of the time that bytes of length 1 take.
-NUL, RETURN, SPACE = b"\0\r "
+NUL, NEWLINE, RETURN, SPACE = b"\0\n\r "
 RARE_MARGINS = b"\t\v\f"
-BLOCK_BYTES = 1 << 15  # what fits into a fast cache
+BLOCK_BYTES = 1 << 17  # what fits into a fast cache, a few times
 DELETED = b"- "  # in a sequence: gaps of an alignment, and blanks between blocks of residues
 STOPS = (b"*", b".")  # gffread writes the dot
 CHAIN_SEPARATORS = ":/"
@@ -70,8 +72,16 @@ class Record(NamedTuple):
         return self.name.decode()
 
 
-# Its own constructor takes three times as long, which shows at hundreds of millions of records.
-_new_tuple = tuple.__new__
+class Batch(NamedTuple):
+    """Some records that follow one another, by the columns of `Record`."""
+
+    names: list[bytes]
+    raws: list[bytes]
+    descriptions: list[bytes]
+
+    def records(self) -> Iterator[Record]:
+        """Yield one after the other."""
+        return map(Record._make, zip(*self, strict=True))
 
 
 class Normalised(NamedTuple):
@@ -93,6 +103,25 @@ def is_normal(raw: bytes) -> bool:
     return bool(raw) and not raw.translate(None, _LETTERS_OF_ALPHABET)
 
 
+def normalise_all(raws: Sequence[bytes]) -> Sequence[bytes] | None:
+    """Return sequences as ESM-2 sees them, if nothing is done to any but to take a stop away.
+
+    Nearly all files hold nothing else, and it takes less than half as long than one by one.
+    """
+    if _are_normal(raws):
+        return raws
+    without_stops = [_without_stop(raw) for raw in raws]
+    return without_stops if _are_normal(without_stops) else None
+
+
+def _are_normal(sequences: Sequence[bytes]) -> bool:
+    return all(sequences) and is_normal(b"".join(sequences))
+
+
+def _without_stop(letters: bytes) -> bytes:
+    return letters[:-1] if letters.endswith(STOPS) else letters
+
+
 def normalise(record: Record) -> Normalised:
     """Return the sequence of a record as ESM-2 sees it.
 
@@ -103,10 +132,11 @@ def normalise(record: Record) -> Normalised:
         RejectedSequence: nothing is left (`empty`), or something is no letter
             (`invalid_character`).
     """
-    if is_normal(record.raw):
-        return Normalised(record.raw, replaced=0, removed=0)
+    sequence = _without_stop(record.raw)
+    if is_normal(sequence):
+        return Normalised(sequence, replaced=0, removed=0)
     letters = record.raw.upper().translate(None, delete=DELETED)
-    sequence = letters[:-1] if letters.endswith(STOPS) else letters
+    sequence = _without_stop(letters)
     if not sequence:
         raise RejectedSequence(EMPTY, _why_empty(record))
     if not sequence.isalpha():
@@ -146,7 +176,7 @@ def character_at(text: bytes, place: int) -> str:
 
 
 def read_fasta(paths: Sequence[Path]) -> Iterator[Record]:
-    """Yield every record of FASTA files, in order; one is held at a time.
+    """Yield every record of FASTA files, in order.
 
     The files are plain or compressed, by gzip, bzip2, xz or zstd. Lines may end in any of the three
     ways; before the first record they may be comments. A file without records is a warning.
@@ -155,12 +185,17 @@ def read_fasta(paths: Sequence[Path]) -> Iterator[Record]:
         InputError: a file is missing, unreadable, not text, not FASTA, or damaged, or none of
             them has a record.
     """
+    for batch in read_batches(paths):
+        yield from batch.records()
+
+
+def read_batches(paths: Sequence[Path]) -> Iterator[Batch]:
+    """Yield the same, some at a time: what is done for many at once takes half as long."""
     n_empty = 0
     for path in paths:
         log.info("reading %s", path)
         file = _FastaFile(path)
-        for records in file.read():
-            yield from records
+        yield from file.read()
         if not file.in_record:
             n_empty += 1
             if len(paths) > 1:
@@ -178,7 +213,7 @@ class _FastaFile:
         self.n_lines = 0
         self.in_record = False
 
-    def read(self) -> Iterator[list[Record]]:
+    def read(self) -> Iterator[Batch]:
         """Yield its records, some at a time."""
         try:
             with open(self.path, "rb", buffering=0) as raw:
@@ -191,7 +226,7 @@ class _FastaFile:
         except OSError as error:
             raise InputError(f"{self.path}: cannot be read ({error.strerror or error})") from error
 
-    def _parse(self, stream: BinaryIO) -> Iterator[list[Record]]:
+    def _parse(self, stream: BinaryIO) -> Iterator[Batch]:
         """Split blocks of whole lines before every line that begins with `>`."""
         begun: list[bytes] = []
         for lines in self._read_blocks(stream):
@@ -205,14 +240,14 @@ class _FastaFile:
                     self._check_ids(records, self.n_lines + rest.count(b"\n"))
                 blanks = any(blank in lines for blank in RARE_MARGINS)
                 if self.in_record:
-                    yield _read_records([b"".join(begun)], blanks=True)
+                    yield _read_batch([b"".join(begun)], blanks=True)
                 self.in_record = True
                 *whole, last = records
-                yield _read_records(whole, blanks)
+                yield _read_batch(whole, blanks)
                 begun = [last]
-            self.n_lines += lines.count(b"\n")
+            self.n_lines += int(np.count_nonzero(np.frombuffer(lines, np.uint8) == NEWLINE))
         if self.in_record:
-            yield _read_records([b"".join(begun)], blanks=True)
+            yield _read_batch([b"".join(begun)], blanks=True)
 
     def _read_blocks(self, stream: BinaryIO) -> Iterator[bytes]:
         """Yield whole lines, some at a time; however they end there, here they end in `\\n`.
@@ -252,25 +287,29 @@ class _FastaFile:
         return InputError(f"{self.path}, line {line}: {problem}")
 
 
-def _read_records(texts: Sequence[bytes], blanks: bool) -> list[Record]:
+def _read_batch(texts: Sequence[bytes], blanks: bool) -> Batch:
     """Read records of the lines that follow a `>`; blanks may be around any of them.
 
     Args:
         blanks: whether others than spaces may be.
     """
-    records = []
-    for text in texts:
-        header, _, body = text.partition(b"\n")
-        if blanks or SPACE in body:
-            body = b"".join(line.strip(MARGINS) for line in body.split(b"\n"))
-        else:
-            body = body.replace(b"\n", b"")
-        if blanks:
-            name, description = _split_title(header)
-        else:
-            name, _, description = header.strip(b" ").partition(b" ")
-        records.append(_new_tuple(Record, (name, body, description)))
-    return records
+    parts = [text.partition(b"\n") for text in texts]
+    if blanks:
+        titles = [_split_title(header) for header, _, _ in parts]
+    else:
+        titles = [header.strip(b" ").partition(b" ") for header, _, _ in parts]
+    return Batch(
+        names=[title[0] for title in titles],
+        raws=[
+            _join_lines(body) if blanks or SPACE in body else body.replace(b"\n", b"")
+            for _, _, body in parts
+        ],
+        descriptions=[title[-1] for title in titles],
+    )
+
+
+def _join_lines(body: bytes) -> bytes:
+    return b"".join(line.strip(MARGINS) for line in body.split(b"\n"))
 
 
 def _split_title(header: bytes) -> tuple[bytes, bytes]:

@@ -1,12 +1,10 @@
 """Split FASTA inputs into shards by the content of their sequences, and read a shard back."""
 
-import io
 import logging
 import tempfile
 from array import array
-from bisect import bisect
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -18,9 +16,15 @@ import numpy as np
 from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import InputError
 from spotesm.base.limits import allow_open_files
-from spotesm.sequences.digests import KEY_BYTES, digest_sequence, from_bytes
-from spotesm.sequences.fasta import RejectedSequence, is_normal, normalise, read_fasta
-from spotesm.sequences.rejected import SPLIT, read_rejected, writing_rejected
+from spotesm.sequences.digests import (
+    KEY_BYTES,
+    digest_sequence,
+    digests_of,
+    from_bytes,
+    keys_of,
+)
+from spotesm.sequences.fasta import Batch, RejectedSequence, normalise, normalise_all, read_batches
+from spotesm.sequences.rejected import SPLIT, RejectedWriter, read_rejected, writing_rejected
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +45,7 @@ MOST_SEVERAL = 0.1
 LEAST_BASES = 20  # shorter peptides may well have no other letters
 MOST_LIKE_NUCLEOTIDES = 0.5
 ID_HASHES_AT_ONCE = 1 << 20
-BUFFERED_BYTES = 1 << 24  # of what goes to all shards
+BYTES_AT_ONCE = 1 << 24  # of what goes to all shards
 
 
 @dataclass(frozen=True)
@@ -89,38 +93,25 @@ def split_fasta(
             for `kept`.
     """
     counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-    residues = residues_like_nucleotides = 0
+    residues_like_nucleotides = 0
     with ExitStack() as stack:
         allow_open_files(len(shards))
-        buffering = max(io.DEFAULT_BUFFER_SIZE, BUFFERED_BYTES // len(shards))
-        files = [stack.enter_context(_open_replacing(stack, path, buffering)) for path in shards]
-        writes = [file.write for file in files]
+        files = _ShardFiles([stack.enter_context(_open_replacing(stack, p)) for p in shards])
         edges = divide_digests(len(shards))
         rejects = stack.enter_context(writing_rejected(rejected))
         for line in read_rejected(contigs.rejected) if contigs else ():
             rejects.pass_on(line)
         ids = _Ids(stack.enter_context(tempfile.TemporaryFile(dir=rejected.parent)))
-        for ordinal, record in enumerate(read_fasta(inputs)):
-            name, sequence, _ = record
-            ids.add(name)
-            if not is_normal(sequence):
-                try:
-                    sequence, replaced, removed = normalise(record)
-                except RejectedSequence as error:
-                    counts["n_rejected"] += 1
-                    rejects.add(ordinal, record.identifier, SPLIT, error.reason)
-                    continue
-                counts["n_replaced_residues"] += replaced
-                counts["n_removed_characters"] += removed
-            residues += len(sequence)
-            if not sequence[:LEAST_BASES].strip(NUCLEOTIDES):  # so that few are looked at
-                counts["n_unknown_proteins"] += is_unknown(sequence)
-                if is_like_nucleotides(sequence):
-                    counts["n_like_nucleotides"] += 1
-                    residues_like_nucleotides += len(sequence)
-            write = writes[bisect(edges, digest_sequence(sequence))]
-            write(b">%d %s\n%s\n" % (ordinal, name, sequence))
-        counts["n_records"], counts["n_residues"] = len(ids), residues
+        for batch in read_batches(inputs):
+            ordinals: Iterable[int] = range(len(ids), len(ids) + len(batch.names))
+            names, sequences = batch.names, normalise_all(batch.raws)
+            ids.add(names)
+            if sequences is None:
+                ordinals, names, sequences = _normalise_each(ordinals, batch, counts, rejects)
+            residues_like_nucleotides += _count_kinds(sequences, counts)
+            files.add(shards_of(digests_of(sequences), edges), ordinals, names, sequences)
+        files.write()
+        counts["n_records"] = len(ids)
         counts["n_repeated_ids"] = ids.count_repeats()
         _log_counts(counts)
         if not surely_proteins:
@@ -134,14 +125,87 @@ def split_fasta(
     write_json(summary, {**counts, **(read_json(contigs.counts) if contigs else {})})
 
 
-def divide_digests(shards: int) -> list[bytes]:
-    """Return where the second and each later of so many equal ranges of digests begins."""
+def divide_digests(shards: int) -> np.ndarray:
+    """Return where the second and each later of so many equal ranges begins, uint64 keys."""
     keys = 1 << 8 * KEY_BYTES
-    return [(-(-number * keys // shards)).to_bytes(KEY_BYTES) for number in range(1, shards)]
+    edges = [-(-number * keys // shards) for number in range(1, shards)]
+    return np.array(edges, dtype=np.uint64)
 
 
-def _open_replacing(stack: ExitStack, path: Path, buffering: int) -> BinaryIO:
-    return open(stack.enter_context(replacing(path)), "wb", buffering)
+def shards_of(digests: np.ndarray, edges: np.ndarray) -> np.ndarray:
+    """Return which range each of `digests` (k,) DIGEST is in, (k,) from 0 on."""
+    return np.searchsorted(edges, keys_of(digests), "right")
+
+
+def _open_replacing(stack: ExitStack, path: Path) -> BinaryIO:
+    return open(stack.enter_context(replacing(path)), "wb")
+
+
+class _ShardFiles:
+    """The files of all shards, written side by side.
+
+    Records are kept until they are many: a file's own buffer takes longer for each of them.
+    """
+
+    def __init__(self, files: Sequence[BinaryIO]) -> None:
+        self._files = files
+        self._pending: list[list[bytes]] = [[] for _ in files]
+        self._pending_bytes = 0
+
+    def add(
+        self,
+        shard_of: np.ndarray,
+        ordinals: Iterable[int],
+        names: Sequence[bytes],
+        sequences: Sequence[bytes],
+    ) -> None:
+        """Take the next records, by columns."""
+        records = zip(ordinals, names, sequences, strict=True)
+        for shard, record in zip(shard_of.tolist(), records, strict=True):
+            self._pending[shard].append(b">%d %s\n%s\n" % record)
+        self._pending_bytes += sum(map(len, sequences))
+        if self._pending_bytes >= BYTES_AT_ONCE:
+            self.write()
+
+    def write(self) -> None:
+        """Write what is kept."""
+        for file, records in zip(self._files, self._pending, strict=True):
+            file.write(b"".join(records))
+            records.clear()
+        self._pending_bytes = 0
+
+
+def _normalise_each(
+    ordinals: Iterable[int], batch: Batch, counts: Counter[str], rejects: RejectedWriter
+) -> tuple[list[int], list[bytes], list[bytes]]:
+    """Return the ordinals, names and sequences of the records that can be embedded."""
+    kept: list[int] = []
+    names: list[bytes] = []
+    sequences: list[bytes] = []
+    for ordinal, record in zip(ordinals, batch.records(), strict=True):
+        try:
+            sequence, replaced, removed = normalise(record)
+        except RejectedSequence as error:
+            counts["n_rejected"] += 1
+            rejects.add(ordinal, record.identifier, SPLIT, error.reason)
+            continue
+        counts["n_replaced_residues"] += replaced
+        counts["n_removed_characters"] += removed
+        kept.append(ordinal)
+        names.append(record.name)
+        sequences.append(sequence)
+    return kept, names, sequences
+
+
+def _count_kinds(sequences: Sequence[bytes], counts: Counter[str]) -> int:
+    """Count residues and odd proteins; return the residues of those like nucleotides."""
+    counts["n_residues"] += sum(map(len, sequences))
+    # So that few are looked at: both kinds begin like nucleotides.
+    odd = [text for text in sequences if not text[:LEAST_BASES].lstrip(NUCLEOTIDES)]
+    counts["n_unknown_proteins"] += sum(map(is_unknown, odd))
+    alike = [len(text) for text in odd if is_like_nucleotides(text)]
+    counts["n_like_nucleotides"] += len(alike)
+    return sum(alike)
 
 
 def is_unknown(sequence: bytes) -> bool:
@@ -194,9 +258,9 @@ class _Ids:
     def __len__(self) -> int:
         return self._n_written + len(self._last)
 
-    def add(self, name: bytes) -> None:
-        """Take the next one."""
-        self._last.append(hash(name))  # Python's, the same for as long as this process lives
+    def add(self, names: Iterable[bytes]) -> None:
+        """Take the next ones."""
+        self._last.extend(map(hash, names))  # Python's, the same for as long as this process lives
         if len(self._last) >= ID_HASHES_AT_ONCE:
             self._write()
 
