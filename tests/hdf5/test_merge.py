@@ -1,3 +1,4 @@
+import contextlib
 import csv
 import dataclasses
 import json
@@ -12,6 +13,7 @@ from spotesm.base.durable import write_json
 from spotesm.base.failures import IncompleteError, TooManyRejectedError
 from spotesm.hdf5.index import Index
 from spotesm.hdf5.merge import MergeJob, merge_shards
+from spotesm.hdf5.shard_rows import ShardRows
 from spotesm.sequences.digests import hash_text
 
 DIM = 4
@@ -116,6 +118,22 @@ def test_rows_come_in_input_order(job: MergeJob) -> None:
         assert (file.attrs["n_records"], file.attrs["n_rejected"]) == (50, 3)
         assert json.loads(file.attrs["config"]) == {"shards": 3}
     assert (summary["n_embedded"], summary["rejected"]) == (47, {"empty": 2, "not_finite": 1})
+
+
+def test_hdf5_keeps_those_files_open_that_hold_more_than_rows(job: MergeJob) -> None:
+    """It takes half a MiB for each, and there may be thousands."""
+    for path in job.shards:
+        with h5py.File(path, "r+") as file:
+            ids = file["sequence_ids"].asstr()[:]
+            del file["sequence_ids"]
+            file["sequence_ids"] = ids.astype("S")
+            file.attrs["n_embedded"] = len(ids)
+    with h5py.File(job.shards[1], "r+") as file:
+        file.attrs["n_embedded"] -= 1
+    with contextlib.ExitStack() as stack:
+        shards = [stack.enter_context(ShardRows(path)) for path in job.shards]
+        assert [bool(shard.file) for shard in shards] == [False, True, False]
+        assert shards[0].read("sequence_ids", 1, 3).tolist() == [b"id4", b"id10"]
 
 
 def test_all_rejected_records_are_listed_in_order(job: MergeJob) -> None:

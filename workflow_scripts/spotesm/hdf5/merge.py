@@ -25,13 +25,7 @@ from spotesm.hdf5.format import FORMAT, FORMAT_VERSION
 from spotesm.hdf5.index import IndexWriter
 from spotesm.hdf5.orfs import Origins
 from spotesm.hdf5.reused import Reused
-from spotesm.hdf5.shard_file import (
-    TEXT,
-    create_in_chunks,
-    group_of,
-    read_origins,
-    read_spans,
-)
+from spotesm.hdf5.shard_file import REUSED, create_in_chunks, group_of
 from spotesm.hdf5.shard_rows import (
     BLOCK_BYTES,
     ID_KEYS,
@@ -102,16 +96,15 @@ def merge_shards(job: MergeJob) -> dict:
     split = read_json(job.split)
     with ExitStack() as stack:
         allow_open_files(2 * len(job.shards))
-        rows = [stack.enter_context(ShardRows(path)) for path in job.shards]
-        shards = [shard.file for shard in rows]
+        shards = [stack.enter_context(ShardRows(path)) for path in job.shards]
         _check_same_settings(shards)
         temporary = stack.enter_context(replacing(job.output))
         rejects = stack.enter_context(writing_rejected(job.rejected))
         for contig in (r for r in read_rejected(job.split_rejected) if r.stage == TRANSLATE):
             rejects.pass_on(contig)
         file = stack.enter_context(WrittenFile(temporary))
-        gatherer = Gatherer(rows, split["n_records"])
-        output = _Output(file, shards, gatherer.names, job.compression)
+        gatherer = Gatherer(shards, split["n_records"])
+        output = _Output(file, gatherer, job.compression)
         origins = Origins(file, output.n) if job.nucleotide else None
         reused = Reused(file, shards, output.n)
         index = stack.enter_context(IndexWriter(job.output.parent, output.n))
@@ -141,25 +134,21 @@ def merge_shards(job: MergeJob) -> dict:
     return summary
 
 
-def _check_same_settings(shards: Sequence[h5py.File]) -> None:
+def _check_same_settings(shards: Sequence[ShardRows]) -> None:
     for shard in shards[1:]:
-        if shard.attrs["fingerprint"] != shards[0].attrs["fingerprint"]:
+        if shard.attributes["fingerprint"] != shards[0].attributes["fingerprint"]:
             raise IncompleteError(
-                f"{shard.filename} and {shards[0].filename} were computed with different settings; "
+                f"{shard.path} and {shards[0].path} were computed with different settings; "
                 "delete the older one and run again"
             )
 
 
-def text_type(shards: Sequence[h5py.File]) -> np.dtype:
-    """Return the type of ids: of a fixed width if the shards have them so."""
-    widths = [shard["sequence_ids"].dtype.itemsize for shard in shards]
-    if any(shard["sequence_ids"].dtype.hasobject for shard in shards):
-        return TEXT
-    return h5py.string_dtype("utf-8", max(widths))
-
-
 def create_values(
-    file: h5py.File, key: str, length: int, like: h5py.Dataset, compression: str | None
+    file: h5py.File,
+    key: str,
+    length: int,
+    like: np.ndarray | h5py.Dataset,
+    compression: str | None,
 ) -> None:
     """Create a dataset of the merged file: in one piece, or in chunks if they are compressed."""
     if compression:
@@ -169,49 +158,39 @@ def create_values(
 
 
 class _Output:
-    """The datasets of the merged file, filled from the first row on.
+    """The datasets of the merged file, filled from the first row on."""
 
-    Args:
-        names: of the columns that shards have of each record.
-    """
-
-    def __init__(
-        self,
-        file: h5py.File,
-        shards: Sequence[h5py.File],
-        names: Sequence[str],
-        compression: str | None,
-    ) -> None:
+    def __init__(self, file: h5py.File, gatherer: Gatherer, compression: str | None) -> None:
         self.file = file
-        self.shards = shards
-        self.n = n = sum(int(shard.attrs["n_embedded"]) for shard in shards)
-        self._names = names
-        row_keys = list(shards[0].attrs["row_keys"])
-        for name in names:
+        self.shards = shards = gatherer.shards
+        self.n = n = sum(int(shard.attributes["n_embedded"]) for shard in shards)
+        row_keys = shards[0].row_keys
+        self._names = [name for name in gatherer.buffers if name != ID_KEYS]
+        for name in self._names:
+            like = gatherer.buffers[name]
             if name in row_keys:
-                create_values(file, name, n, shards[0][name], compression)
-                continue
-            dtype = text_type(shards) if name == "sequence_ids" else shards[0][name].dtype
-            file.create_dataset(name, (n, *shards[0][name].shape[1:]), dtype)
+                create_values(file, name, n, like, compression)
+            else:
+                file.create_dataset(name, (n, *like.shape[1:]), like.dtype)
         if row_keys:
             file["embeddings"] = h5py.SoftLink(f"/{row_keys[0]}")
         self._end = 0
-        self._spans = [read_spans(shard) for shard in shards]
         self._values_end: Counter[str] = Counter()
+        # One that has nothing but rejected records has none.
+        keys = dict.fromkeys(key for shard in shards for key in shard.ragged_keys)
         # The shards' datasets of each: to open one takes longer than to read a record.
-        self._sources = {key: [shard.get(key) for shard in shards] for key in self._ragged_keys()}
+        self._sources = {
+            key: [shard.file[key] if key in shard.ragged_keys else None for shard in shards]
+            for key in keys
+        }
         for key, sources in self._sources.items():
-            spans = [s[group_of(key)] for s in self._spans if group_of(key) in s]
+            spans = [s.spans[group_of(key)] for s in shards if group_of(key) in s.spans]
             total = sum(int(sizes.sum()) for _, sizes in spans)
             like = next(source for source in sources if source is not None)
             create_values(file, key, total, like, compression)
             offsets = offsets_of(output_of(key))
             if offsets not in file:
                 file.create_dataset(offsets, n + 1, np.int64)
-
-    def _ragged_keys(self) -> list[str]:
-        """Return the keys of any shard: one that has nothing but rejected records has none."""
-        return list(dict.fromkeys(k for shard in self.shards for k in shard.attrs["ragged_keys"]))
 
     def append(self, block: Block) -> None:
         """Write the next rows."""
@@ -228,12 +207,12 @@ class _Output:
         sizes = np.empty(len(block.places), np.int64)
         stated = block.columns.get(checksums_at(key))
         for i, (number, place) in enumerate(zip(block.shards, block.places, strict=True)):
-            starts_of, sizes_of = self._spans[number][group]
+            starts_of, sizes_of = self.shards[number].spans[group]
             start, sizes[i] = starts_of[place], sizes_of[place]
             values = self._sources[key][number][start : start + sizes[i]]
             if stated is not None and checksum_of(values) != stated[i]:
                 raise IncompleteError(
-                    f"{self.shards[number].filename}: holds values of {key} that are not those "
+                    f"{self.shards[number].path}: holds values of {key} that are not those "
                     "that were computed; delete it and run again"
                 )
             pending.append(values)
@@ -256,12 +235,13 @@ class _Output:
 
 
 def _attributes(
-    shards: Sequence[h5py.File], config: dict, n_records: int, n_rejected: int
+    shards: Sequence[ShardRows], config: dict, n_records: int, n_rejected: int
 ) -> dict[str, object]:
+    common = {name: shards[0].attributes[name] for name in COMMON_ATTRIBUTES}
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
-        **{name: shards[0].attrs[name] for name in COMMON_ATTRIBUTES},
+        **common,
         "n_records": n_records,
         "n_rejected": n_rejected,
         "spotesm_version": __version__,
@@ -269,23 +249,20 @@ def _attributes(
         "python_version": platform.python_version(),
         "config": json.dumps(config, sort_keys=True),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
-        "biologically_meaningful": not _is_untrained(shards[0]),
+        "biologically_meaningful": common["weights"] != UNTRAINED,
     }
 
 
-def _is_untrained(file: h5py.File) -> bool:
-    return file.attrs["weights"] == UNTRAINED
-
-
-def _sum_work(shards: Sequence[h5py.File]) -> dict:
+def _sum_work(shards: Sequence[ShardRows]) -> dict:
     """Return how the work of all shards went, and how many records come from which earlier file."""
     totals, origins = Counter(dict.fromkeys(WORK, 0)), Counter[str]()
     for shard in shards:
         for name in WORK:
-            totals[name] += shard.attrs.get(name, np.int64()).item()  # older ones reused nothing
-        names, origin = read_origins(shard)
-        counts = np.bincount(origin, minlength=len(names))
-        origins.update(dict(zip(names[1:], counts[1:].tolist(), strict=True)))
+            totals[name] += shard.attributes.get(name, np.int64()).item()  # older: reused nothing
+        if REUSED in shard.columns:
+            names = shard.attributes["reused_from"]
+            counts = np.bincount(shard.read(REUSED, 0, shard.n), minlength=1 + len(names))
+            origins.update(dict(zip(map(str, names), counts[1:].tolist(), strict=True)))
     return {**totals, "reused_from": dict(origins)}
 
 
@@ -296,7 +273,7 @@ def _summarise(job: MergeJob, split: dict, reasons: Counter[str], work: dict) ->
             "n_embedded": len(file["sequence_ids"]),
             "outputs": file.attrs["outputs"].tolist(),
             "embedding_dim": int(file.attrs["embedding_dim"]),
-            "untrained": _is_untrained(file),
+            "untrained": file.attrs["weights"] == UNTRAINED,
             "weights_sha256": file.attrs["weights_sha256"],
             "model": file.attrs["model"],
         }

@@ -5,6 +5,9 @@ from collections.abc import Sequence
 import h5py
 import numpy as np
 
+from spotesm.hdf5.shard_file import REUSED
+from spotesm.hdf5.shard_rows import ShardRows
+
 
 class Reused:
     """The dataset `reused`, filled from the first row on; there is none where all was computed.
@@ -15,15 +18,15 @@ class Reused:
         n: rows.
     """
 
-    def __init__(self, file: h5py.File, shards: Sequence[h5py.File], n: int) -> None:
+    def __init__(self, file: h5py.File, shards: Sequence[ShardRows], n: int) -> None:
         self.shards = shards
-        names = list(dict.fromkeys(name for s in shards for name in s.attrs.get("reused_from", ())))
+        own_names = [shard.attributes.get("reused_from", ()) for shard in shards]
+        names = list(dict.fromkeys(name for own in own_names for name in own))
         # By shard, what its own numbers are in the merged file.
         self.numbers = [
-            np.array([0, *(1 + names.index(name) for name in s.attrs.get("reused_from", ()))])
-            for s in shards
+            np.array([0, *(1 + names.index(name) for name in own)]) for own in own_names
         ]
-        self.dataset = file.create_dataset("reused", n, np.uint16) if names else None
+        self.dataset = file.create_dataset(REUSED, n, np.uint16) if names else None
         if names:
             file.attrs["reused_from"] = names
         self._end = 0
@@ -34,10 +37,10 @@ class Reused:
             return
         numbers = np.zeros(len(places), np.uint16)
         for shard in np.unique(shards):
-            if "reused" in self.shards[shard]:
+            if REUSED in self.shards[shard].columns:
                 here = np.flatnonzero(shards == shard)
                 first, last = places[here[0]], places[here[-1]]
-                own = self.shards[shard]["reused"][first : last + 1]
+                own = self.shards[shard].read(REUSED, first, last + 1)
                 numbers[here] = self.numbers[shard][own[places[here] - first]]
         self.dataset[self._end : self._end + len(numbers)] = numbers
         self._end += len(numbers)

@@ -23,6 +23,7 @@ CHUNK_BYTES = 128 << 10  # what reading one row costs at most, against the overh
 MOST_BYTES_OF_SHORT_ID = 64  # up to which all ids are stored in the same width
 UNWRITTEN = -1  # where no values of a ragged output start
 TEXT = h5py.string_dtype("utf-8")
+REUSED = "reused"  # of which earlier file a record is, if any
 
 
 class ShardWriter:
@@ -187,7 +188,7 @@ class ShardWriter:
         file["digests"] = as_bytes(shard.digests)[shard.sequence_of_record]
         file["windows"] = self._windows[shard.sequence_of_record]
         if self._origins:
-            file["reused"] = self._origin[shard.sequence_of_record]
+            file[REUSED] = self._origin[shard.sequence_of_record]
             file.attrs["reused_from"] = self._origins
         for group in self._starts:
             file[f"{group}/starts"] = self._starts[group][shard.sequence_of_record]
@@ -311,9 +312,9 @@ def read_origins(file: h5py.File) -> tuple[list[str], np.ndarray]:
 
     The first name is empty: of what was computed.
     """
-    if "reused" not in file:
+    if REUSED not in file:
         return [""], np.zeros(len(file["digests"]), np.uint16)
-    return ["", *map(str, file.attrs["reused_from"])], file["reused"][:]
+    return ["", *map(str, file.attrs["reused_from"])], file[REUSED][:]
 
 
 def read_spans(file: h5py.File) -> dict[str, tuple[np.ndarray, np.ndarray]]:

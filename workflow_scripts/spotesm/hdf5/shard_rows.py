@@ -11,7 +11,7 @@ from spotesm.base.failures import IncompleteError, explain_host_fault
 from spotesm.hdf5.checksums import list_checksums
 from spotesm.hdf5.format import DAMAGE
 from spotesm.hdf5.pieces import Piece, bytes_of_row
-from spotesm.hdf5.shard_file import read_reasons
+from spotesm.hdf5.shard_file import REUSED, read_reasons, read_spans
 from spotesm.sequences.digests import hash_bytes, keys_of_hashes
 from spotesm.sequences.rejected import EMBED, TRANSLATE, Rejected, read_rejected
 
@@ -20,28 +20,40 @@ LEAST_BYTES_OF_RECORD = 256  # about what its id, digest and place take
 MORE_THAN_EXPECTED = 64
 RECORD_COLUMNS = ("sequence_ids", "lengths", "digests", "windows")
 ID_KEYS = "id_keys"
+FOR_THE_MERGE = ("ordinals", ID_KEYS, REUSED)
 
 
 class ShardRows:
     """The rows of a shard's file, read past HDF5 where they lie in one piece.
 
+    HDF5 takes half a MiB for an open file, so it is closed where nothing else needs it.
+
     Attributes:
-        file: the open file.
+        path: the file.
+        attributes: of the file.
         n: its records.
+        row_keys, ragged_keys: of its outputs.
+        spans: see `read_spans`.
+        columns: what is said of each record, by name.
+        file: the open file, if there is more than rows: ragged values, texts, parts of chunks.
     """
 
     def __init__(self, path: Path) -> None:
+        self.path = path
         try:
             # Parts of chunks are read as they are: a cache would read whole ones, and stay.
             self.file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
+            self.attributes = dict(self.file.attrs)
             self.n = len(self.file["ordinals"])
-            self.all_embedded = self.file.attrs["n_embedded"] == self.n
-            self.row_keys = list(self.file.attrs["row_keys"])
+            self.all_embedded = self.attributes["n_embedded"] == self.n
+            self.row_keys = list(self.attributes["row_keys"])
+            self.ragged_keys = list(self.attributes["ragged_keys"])
+            self.spans = read_spans(self.file)
             # What goes into the merged file as it is.
             self.names = [*RECORD_COLUMNS, *list_checksums(self.file), *self.row_keys]
             self._raw = open(path, "rb", buffering=0)  # noqa: SIM115
-            datasets = {name: self.file.get(name) for name in ("ordinals", ID_KEYS, *self.names)}
-            self._columns = {
+            datasets = {name: self.file.get(name) for name in (*self.names, *FOR_THE_MERGE)}
+            self.columns = {
                 name: Piece.of(dataset, self._raw) or dataset
                 for name, dataset in datasets.items()
                 if dataset is not None
@@ -53,6 +65,9 @@ class ShardRows:
                 f"{path}: not a whole shard file; delete it and run again: its results are kept "
                 "among the checkpoints"
             ) from error
+        are_pieces = all(isinstance(column, Piece) for column in self.columns.values())
+        if are_pieces and self.all_embedded and not self.ragged_keys:
+            self.file.close()
 
     def __enter__(self) -> "ShardRows":
         return self
@@ -61,15 +76,11 @@ class ShardRows:
         self._raw.close()
         self.file.close()
 
-    def dtype(self, name: str) -> np.dtype:
-        """Return the type of a column."""
-        return self._columns[name].dtype
-
     def read(self, name: str, start: int, end: int) -> np.ndarray:
         """Return what one column says of some records; ids as bytes."""
-        if name == ID_KEYS and name not in self._columns:  # an older file
+        if name == ID_KEYS and name not in self.columns:  # an older file
             return keys_of_hashes(map(hash_bytes, self.read("sequence_ids", start, end)))
-        column = self._columns[name]
+        column = self.columns[name]
         return column.read(start, end) if isinstance(column, Piece) else column[start:end]
 
     def read_ordinals(self, start: int, below: int, about: int) -> np.ndarray:
@@ -113,7 +124,8 @@ class Gatherer:
         n_records: how many the input has.
 
     Attributes:
-        names: of the columns that all shards have, but those of places and keys.
+        buffers: of the columns that all shards have, but those of places: one block, of the type
+            that holds the values of each shard.
     """
 
     def __init__(self, shards: Sequence[ShardRows], n_records: int) -> None:
@@ -122,17 +134,17 @@ class Gatherer:
         self.positions = [0] * len(shards)
         first = shards[0]
         common = set.intersection(*(set(shard.names) for shard in shards))
-        self.names = [name for name in first.names if name in common]
-        row = sum(bytes_of_row(first.file[key]) for key in first.row_keys)
+        names = [name for name in first.names if name in common]
+        row = sum(bytes_of_row(first.columns[key]) for key in first.row_keys)
         self.block_rows = min(n_records, max(1, BLOCK_BYTES // max(row, LEAST_BYTES_OF_RECORD)))
         self.buffers = {
-            name: np.empty((self.block_rows, *first.file[name].shape[1:]), self._type_of(name))
-            for name in self.names
+            name: np.empty((self.block_rows, *first.columns[name].shape[1:]), self._type_of(name))
+            for name in names
         }
         self.buffers[ID_KEYS] = np.empty(self.block_rows, np.uint64)
 
     def _type_of(self, name: str) -> np.dtype:
-        types = [shard.dtype(name) for shard in self.shards]
+        types = [shard.columns[name].dtype for shard in self.shards]
         return max(types, key=lambda dtype: (dtype.hasobject, dtype.itemsize))
 
     def read_blocks(self, split_rejected: Path) -> Iterator[Block]:
