@@ -1,8 +1,9 @@
 """The tests that judge one mutant: fails as soon as one of them notices.
 
-What runs is every test file that executes the changed line, in its own process or in one that it
-starts: those of the module's room, the other quick ones, the long ones. Which do is known from one
-run of all tests under coverage (`measure`).
+What runs is every test file of the module's room, as nobody knows what was executed by a process
+that a test killed, and every other that executes the changed line, in its own process or in one
+that it starts: the quick ones, then the long ones. Which do is known from one run of all tests
+under coverage (`measure`).
 """
 
 import ast
@@ -59,9 +60,11 @@ def main() -> None:
         ["git", "show", f"HEAD:{module}"], check=True, capture_output=True, text=True
     ).stdout
     files = find_tests(work, module, whole_statements(before, lines))
+    room = Path(module).parent.name
+    files += {str(path) for path in Path("tests", room).glob("test_*.py")} - {*files}
     seconds = read_seconds(work)
     files.sort(key=lambda file: seconds.get(file, 0.0))
-    rank = {Path(module).parent.name: OWN_ROOM, **dict.fromkeys(LONG, LAST)}
+    rank = {room: OWN_ROOM, **dict.fromkeys(LONG, LAST)}
     for turn in (OWN_ROOM, NEXT, LAST):
         group = [file for file in files if rank.get(Path(file).parent.name, NEXT) == turn]
         if group and not passes(group, sum(seconds.get(file, 0.0) for file in group)):
