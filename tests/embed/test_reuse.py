@@ -39,9 +39,9 @@ Records = list[tuple[str, str]]
 
 @pytest.fixture(scope="module")
 def records() -> Records:
-    """Thirty proteins, some longer than the window of 100; three come twice."""
+    """Thirty proteins, some longer than the window of 40; three come twice."""
     rng = random.Random(19)
-    records = [(f"p{i}", random_sequence(rng, rng.randint(5, 130))) for i in range(30)]
+    records = [(f"p{i}", random_sequence(rng, rng.randint(5, 52))) for i in range(30)]
     return [*records, ("again0", records[0][1]), *records[14:16], ("again29", records[29][1])]
 
 
@@ -226,11 +226,11 @@ def test_another_split_serves(
 def test_rejected_records_of_another_split_are_no_damage(
     tmp_path: Path, records: Records, weights_manifest: Path
 ) -> None:
-    long = LongSequences("reject", 100, 20, "reject")
+    long = LongSequences("reject", 40, 8, "reject")
     embed(tmp_path, records, weights_manifest, 2, long_sequences=long)
     (tmp_path / "embeddings.h5").unlink()
     embed(tmp_path, records, weights_manifest, 3, long_sequences=long)
-    n_long = len({sequence for _, sequence in records if len(sequence) > 100})
+    n_long = len({sequence for _, sequence in records if len(sequence) > 40})
     assert n_long > 0
     assert summary_of(tmp_path) == (30 - n_long, n_long, 0)
     assert not any("WARNING" in log.read_text() for log in (tmp_path / "shards").glob("*-of-3.log"))
@@ -449,7 +449,7 @@ def test_smaller_windows_are_never_mixed_with_usual_ones(
     tmp_path: Path, records: Records, weights_manifest: Path
 ) -> None:
     """Where a sequence may have been cut anew, all its outputs come from one file or none."""
-    cut = LongSequences("window", 100, 20, "smaller_windows")
+    cut = LongSequences("window", 40, 8, "smaller_windows")
     embed(tmp_path, records, weights_manifest, 1, long_sequences=cut)
     _, passes = embed(
         tmp_path, records, weights_manifest, 1, long_sequences=cut, outputs=("mean", "bos")
@@ -471,7 +471,7 @@ def test_killed_again_and_again_while_a_layer_is_added(
     for name in ("half", "unbroken", "broken"):
         (tmp_path / name).mkdir()
     rng = random.Random(4)
-    more = [*records, *[(f"n{i}", random_sequence(rng, rng.randint(5, 130))) for i in range(20)]]
+    more = [*records, *[(f"n{i}", random_sequence(rng, rng.randint(5, 52))) for i in range(20)]]
     half, _ = embed(tmp_path / "half", more[20:45], weights_manifest, 1)
     changes = {"outputs": ("mean",), "layers": (3, -1), "reuse": [half, merged]}
     unbroken, _ = embed(tmp_path / "unbroken", more, weights_manifest, 1, **changes)

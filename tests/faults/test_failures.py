@@ -36,12 +36,12 @@ LONGEST = 18
 
 @pytest.fixture(scope="module")
 def fasta(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Proteins of up to 60 residues, one with a motif that no other has, and a longest one."""
+    """Proteins of up to 24 residues, one with a motif that no other has, and a longest one."""
     rng = random.Random(12)
-    sequences = [random_sequence(rng, rng.randint(1, 60)) for _ in range(N_SEQUENCES)]
+    sequences = [random_sequence(rng, rng.randint(1, 24)) for _ in range(N_SEQUENCES)]
     sequences = [sequence.replace(POISON, "AAAAA") for sequence in sequences]
     sequences[POISONED] = "MKV" + POISON + "ACDEF"
-    sequences[LONGEST] = random_sequence(rng, 98)
+    sequences[LONGEST] = random_sequence(rng, 38)
     return write_fasta(
         tmp_path_factory.mktemp("input") / "in.fasta",
         [(f"p{i}", sequence) for i, sequence in enumerate(sequences)],
@@ -75,7 +75,7 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(
     with running(job, faults="out_of_memory@3") as process:
         assert wait_until(lambda: len(parts_of(job)) >= 3, process)
         assert stop(process, signal.SIGTERM) == 143
-    assert read_json(job.checkpoints / "plan.json")["tokens_per_batch"] < 128
+    assert read_json(job.checkpoints / "plan.json")["tokens_per_batch"] < 50
     assert run(job) == 0
     assert [entry["event"] for entry in journal_of(job)] == [
         "start",
@@ -103,7 +103,7 @@ def test_a_cuda_error_is_journalled_and_its_batch_run_one_by_one(
     assert run(job, faults="cuda_error@4") == 1
     failed = journal_of(job)[-1]
     assert (failed["event"], failed["type"], failed["attempt"]) == ("failed", "cuda_runtime", 1)
-    assert (failed["token_budget"], failed["device"]) == (256, "cpu")
+    assert (failed["token_budget"], failed["device"]) == (100, "cpu")
     assert len(failed["ids"]) == len(failed["digests"]) > 1
     with h5py.File(unbroken.output) as file:
         ids = file["sequence_ids"].asstr()[:].tolist()

@@ -33,7 +33,7 @@ N_SEQUENCES = 100
 def fasta(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Short and long proteins, some of them twice."""
     rng = random.Random(7)
-    sequences = [random_sequence(rng, rng.randint(1, 150)) for _ in range(N_SEQUENCES)]
+    sequences = [random_sequence(rng, rng.randint(1, 50)) for _ in range(N_SEQUENCES)]
     records = [(f"p{i}", s) for i, s in enumerate(sequences)]
     records += [(f"again{i}", sequences[i]) for i in range(0, N_SEQUENCES, 10)]
     return write_fasta(tmp_path_factory.mktemp("input") / "in.fasta", records)
@@ -128,7 +128,7 @@ def test_a_part_of_other_settings_is_set_aside(job: ShardJob, unbroken: ShardJob
     other = changed(
         job,
         checkpoints=job.checkpoints.with_name("other"),
-        long_sequences=LongSequences("window", 100, 30, "reject"),
+        long_sequences=LongSequences("window", 40, 12, "reject"),
         keep_parts=True,
     )
     assert run(other) == 0
@@ -145,7 +145,7 @@ def test_a_part_of_other_settings_is_set_aside(job: ShardJob, unbroken: ShardJob
 
 
 def test_other_settings_start_anew_and_mix_nothing(job: ShardJob, unbroken: ShardJob) -> None:
-    other = changed(job, long_sequences=LongSequences("window", 100, 30, "reject"))
+    other = changed(job, long_sequences=LongSequences("window", 40, 12, "reject"))
     assert interrupt_after_parts(other, 3, signal.SIGTERM) == 143
     assert run(job) == 0
     assert counts_of(job)[:2] == (0, N_SEQUENCES)

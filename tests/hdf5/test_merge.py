@@ -136,6 +136,17 @@ def test_hdf5_keeps_those_files_open_that_hold_more_than_rows(job: MergeJob) -> 
         assert shards[0].read("sequence_ids", 1, 3).tolist() == [b"id4", b"id10"]
 
 
+@pytest.mark.parametrize("weights", ["untrained", "fair-esm"])
+def test_untrained_weights_are_admitted(job: MergeJob, weights: str) -> None:
+    for path in job.shards:
+        with h5py.File(path, "r+") as file:
+            file.attrs["weights"] = weights
+    summary = merge_shards(job)
+    with h5py.File(job.output) as file:
+        assert file.attrs["biologically_meaningful"] == (weights != "untrained")
+    assert summary["untrained"] == (weights == "untrained")
+
+
 def test_all_rejected_records_are_listed_in_order(job: MergeJob) -> None:
     merge_shards(job)
     with open(job.rejected, newline="") as file:

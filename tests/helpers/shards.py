@@ -44,7 +44,7 @@ def make_job(folder: Path, fasta: Path, weights_manifest: Path, **changes: objec
         weights=weights_manifest,
         checkpoints=folder / "checkpoints" / "1-of-1",
         request=make_request(),
-        tokens_per_batch=256,
+        tokens_per_batch=100,
         thresholds=OFTEN,
     )
     return changed(job, **changes)
@@ -85,7 +85,7 @@ def make_request(**changes: object) -> Request:
         layers=(-1,),
         store_dtype="float32",
         precision="auto",
-        long_sequences=LongSequences("window", 100, 20, "reject"),
+        long_sequences=LongSequences("window", 40, 8, "reject"),
     )
     return dataclasses.replace(request, **changes)
 
