@@ -47,10 +47,9 @@ SchedulerParameters=bf_interval=1,sched_min_interval=100000,batch_sched_delay=0,
 SlurmdParameters=config_overrides
 ReturnToService=2
 MinJobAge=300
-KillWait=5
-SlurmdTimeout=10
+KillWait=10
 MessageTimeout=10
-JobRequeue=1
+JobRequeue=0
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 GresTypes=gpu
@@ -157,13 +156,21 @@ class Cluster:
         wait_until(all_idle, f"idle nodes in section {section}")
 
     def _run(self, program: str, *arguments: str, name: str = "") -> None:
-        with open(self.folder / f"{name or program}.out", "ab") as output:
-            self.daemons[name or program] = subprocess.Popen(
+        name = name or program
+        with open(self.folder / f"{name}.out", "ab") as output:
+            self.daemons[name] = subprocess.Popen(
                 [shutil.which(program, path=_path()), *arguments],
                 stdout=output,
                 stderr=output,
+                cwd=self._home(name),
                 start_new_session=True,
             )
+
+    def _home(self, name: str) -> Path:
+        """Where a daemon works; what watches the steps of jobs on a node inherits that."""
+        home = self.folder / f"home-{name}"
+        home.mkdir(exist_ok=True)
+        return home
 
     def _write_config(self) -> None:
         host = socket.gethostname().partition(".")[0]
@@ -186,13 +193,14 @@ class Cluster:
             (CONFIG / name).symlink_to(self.folder / name)
 
     def lose_node(self, node: str) -> None:
-        """Kill a node's daemon and all that runs on it, as a power cut would."""
+        """Kill a node's daemon and all that runs on it, as a power cut would, and tell SLURM."""
         daemon = self.daemons.pop(node)
         daemon.kill()
         daemon.wait()
         for process in self._processes(node):
             with contextlib.suppress(psutil.Error):
                 process.kill()
+        ask("scontrol", "update", f"NodeName={node}", "State=DOWN", "Reason=lost")
 
     def stop(self) -> None:
         """End everything, in whatever state it is."""
@@ -218,19 +226,20 @@ class Cluster:
             (CONFIG / name).unlink(missing_ok=True)
 
     def _processes(self, node: str = "") -> list[psutil.Process]:
-        """The steps of jobs, and what they run: all, or those on a node."""
+        """What watches the steps of jobs, and then what these run: all, or those on a node."""
         found = []
         for process in psutil.process_iter():
             with contextlib.suppress(psutil.Error):
                 environment = process.environ()
                 if process.name() == "slurmstepd":
-                    ours = str(self.folder) in process.cwd() and node in process.cwd()
+                    home = Path(process.cwd())
+                    ours = home == self._home(node) if node else self.folder in home.parents
                 else:
                     ours = "SLURM_JOB_ID" in environment and self.base in process.cwd()
                     ours = ours and environment.get("SLURMD_NODENAME", "").startswith(node)
                 if ours:
                     found.append(process)
-        return found
+        return sorted(found, key=lambda process: process.name() != "slurmstepd")
 
 
 @contextlib.contextmanager
