@@ -1,6 +1,6 @@
 """A SLURM cluster on this machine, gone without a trace.
 
-It has sections, so that scenarios can run side by side: two nodes each, with four fake GPUs a node,
+It has sections, so that scenarios can run side by side: two nodes each, with two fake GPUs a node,
 and partitions of their own, `low-a`, `abrupt-a` and `high-a` for the section `a`.
 """
 
@@ -23,7 +23,7 @@ CONFIG_FILES = ("slurm.conf", "gres.conf", "cgroup.conf")
 PROGRAMS = ("munged", "slurmctld", "slurmd", "squeue", "scontrol", "sbatch", "scancel", "sinfo")
 PLUGIN = "snakemake_executor_plugin_slurm"
 NODES_PER_SECTION = 2
-GPUS = 4
+GPUS = 2
 WAIT_SECONDS = 90.0
 
 SLURM_CONF = """\

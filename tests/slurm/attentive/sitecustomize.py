@@ -1,0 +1,18 @@
+"""Let Snakemake ask SLURM every two seconds, where PYTHONPATH has this folder.
+
+The executor plugin waits ten seconds longer after each round in which no job has ended, and so may
+notice the end of a run half a minute late.
+"""
+
+import asyncio
+import sys
+
+SECONDS = 2
+
+if sys.orig_argv[1:3] == ["-m", "snakemake"]:
+    from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
+
+    async def _sleep(_: RemoteExecutor) -> None:
+        await asyncio.sleep(SECONDS)
+
+    RemoteExecutor.sleep = _sleep
