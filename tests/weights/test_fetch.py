@@ -1,7 +1,9 @@
 """Weights are found, checked and written down before any shard waits for them."""
 
 import dataclasses
+import json
 import re
+import socket
 from pathlib import Path
 
 import pytest
@@ -60,7 +62,8 @@ def test_the_hub_is_where_torch_has_it(monkeypatch: pytest.MonkeyPatch, tmp_path
 
 def test_pretrained_weights_already_there_are_used(tiny: Path, hub: Path, tmp_path: Path) -> None:
     write_fair_esm(TINY, hub / f"{MODEL}.pt")
-    fetch_weights(MODEL, "pretrained", tmp_path / "manifest.json", contacts=True)
+    source = json.loads('"pretrained"')  # as of a config: equal to the constant, not the same
+    fetch_weights(MODEL, source, tmp_path / "manifest.json", contacts=True)
     weights = Weights.read(tmp_path / "manifest.json")
     assert weights.path == str(hub / f"{MODEL}.pt")
     assert weights.regression_sha256
@@ -166,6 +169,23 @@ def test_a_name_of_the_hub_is_pinned_to_its_commit(snapshot: Path, tmp_path: Pat
         assert weights.source == f"hf:me/tiny@{'ab' * 20}"
         assert weights.path == str(snapshot)
         assert weights.sha256 == sha256_of(snapshot / "model.safetensors")
+
+
+def test_a_revision_that_is_there_needs_no_network(
+    snapshot: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_file(whole(), snapshot / "model.safetensors")
+    (snapshot / "config.json").write_text(CONFIG)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    asked = []
+
+    def refuse(host: str, *_: object, **__: object) -> None:
+        asked.append(host)
+        raise socket.gaierror("no network")
+
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+    fetch_weights(MODEL, f"hf:me/tiny@{'ab' * 20}", tmp_path / "manifest.json")
+    assert asked == []
 
 
 CONFIG = """{"model_type": "esm", "vocab_size": 33, "pad_token_id": 1, "mask_token_id": 32,
