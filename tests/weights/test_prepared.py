@@ -465,14 +465,15 @@ class CopyEvent:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("size", [64, prepared.PINNED_BYTES])
 def test_a_gpu_gets_every_byte_through_two_buffers(
-    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype
+    monkeypatch: pytest.MonkeyPatch, dtype: torch.dtype, size: int
 ) -> None:
     """No buffer is filled anew before it was copied; here without a GPU."""
     generator = torch.Generator().manual_seed(1)
     shapes = [(7,), (64,), (16, 3), (33, 9), (1, 1), (128,)]
     given = [torch.randn(shape, generator=generator).to(dtype) for shape in shapes]
-    monkeypatch.setattr(prepared, "PINNED_BYTES", 64)
+    monkeypatch.setattr(prepared, "PINNED_BYTES", size)
     copies = Copies(monkeypatch)
     move = prepared._Mover(CPU)
     taken = [move(tensor) for tensor in given]
