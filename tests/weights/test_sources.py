@@ -25,7 +25,7 @@ from source_contract import (
     whole,
 )
 from spotesm.base.failures import WeightsError
-from spotesm.weights.architectures import ARCHITECTURES, tensor_shapes
+from spotesm.weights.architectures import ARCHITECTURES, Architecture, tensor_shapes
 from spotesm.weights.fetch import fetch_weights
 from spotesm.weights.files import regression_path
 from spotesm.weights.manifest import Weights, sha256_of
@@ -363,6 +363,19 @@ def test_settings_may_be_a_mapping(tiny: Path, dropout: bool) -> None:
     content["cfg"]["model"] = {"token_dropout": dropout}
     torch.save(content, tiny)
     assert open_source(tiny, TINY).token_dropout == dropout
+
+
+@pytest.mark.parametrize(("shape", "key"), [(TINY, "cfg"), (TINY_ESM1, "args")])
+def test_fair_esm_s_own_defaults_hold(tmp_path: Path, shape: Architecture, key: str) -> None:
+    """An ESM-1 drops tokens only if its file says so, an ESM-2 always but if its file says no."""
+    path = tmp_path / "model.pt"
+    write_fair_esm(shape, path)
+    content, _ = read_tensors(path)
+    told = content[key]["model"] if key == "cfg" else content[key]
+    told = vars(told) if isinstance(told, argparse.Namespace) else told
+    assert told.pop("token_dropout")
+    torch.save(content, path)
+    assert open_source(path, shape).token_dropout == (shape is TINY)
 
 
 def test_a_regression_beside_any_form_is_used(
