@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import sys
 from pathlib import Path
 from typing import ClassVar
 
@@ -186,6 +187,15 @@ class TestParquet(ExportTests):
         table = pq.read_table(path)
         return [(row["id"], np.array(row["embedding"], np.float32)) for row in table.to_pylist()]
 
+    def test_without_pyarrow_it_is_said(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        made = write_embeddings(tmp_path, IDS)
+        monkeypatch.setitem(sys.modules, "pyarrow", None)
+        with pytest.raises(SystemExit, match="pip install pyarrow"):
+            export("parquet", made, tmp_path / "out")
+        assert not (tmp_path / "out").exists()
+
     def test_lengths(self, tmp_path: Path) -> None:
         made = write_embeddings(tmp_path, IDS)
         export("parquet", made, tmp_path / "out")
@@ -324,6 +334,21 @@ class SequenceTests(ExportTests):
         export(self.format, made, tmp_path / "out", "--fasta", str(first), "--fasta", str(second))
         if self.format == "skbio":
             assert self.read(tmp_path / "out", "mean/6")[-1][0] == made.records[-1][1]
+
+    def test_records_that_were_rejected_are_passed_over(self, tmp_path: Path) -> None:
+        """Those of the same id, before the first, in the middle, and others."""
+        made = write_embeddings(tmp_path, [f"p{i}" for i in range(9)])
+        records = list(made.records)
+        for place, bad in ((8, "M*K"), (4, ""), (0, "M1K")):
+            records.insert(place, (records[place][0], bad))
+        other = write_fasta(tmp_path / "other.fasta", records)
+        export(self.format, made, tmp_path / "a", "--fasta", str(other))
+        plain = write_fasta(tmp_path / "plain.fasta", made.records)
+        export(self.format, made, tmp_path / "b", "--fasta", str(plain))
+        both = [self.read(tmp_path / name, "mean/6") for name in "ab"]
+        for (name, values), (wanted, expected) in zip(*both, strict=True):
+            assert name == wanted
+            np.testing.assert_array_equal(values, expected)
 
     def test_truncated_sequences_have_no_vector_for_each_residue(self, tmp_path: Path) -> None:
         made = write_embeddings(tmp_path, IDS, truncated=True)

@@ -136,6 +136,10 @@ def test_origins_of_a_merged_file_are_named_for_each_row(folder: Path) -> None:
     with h5py.File(path, "r+") as file:
         del file["reused"]
         file["reused"] = right.astype(np.uint16)
+    for fault in (RuntimeError("a fault of ours"), KeyError("mean")):
+        with pytest.raises(type(fault)) as caught, opened(path):
+            raise fault
+        assert caught.value is fault
     with opened(path) as embeddings:
         check_integrity(embeddings)
 

@@ -127,6 +127,15 @@ def test_rows_of_rejected_records_need_not_be_there(tmp_path: Path, shard: Shard
 
 
 @pytest.mark.parametrize("place", PLACES)
+def test_a_sequence_without_a_result_ends_the_job(tmp_path: Path, shard: Shard, place: int) -> None:
+    with h5py.File(tmp_path / "s.h5", "w") as file:
+        writer = ShardWriter(file, shard, OUTPUTS, DIM)
+        writer.add(results_of(shard, np.delete(np.arange(N), place)))
+        with pytest.raises(IncompleteError, match=r": 1 sequences have no result; run the same"):
+            writer.finish(SETTINGS, {})
+
+
+@pytest.mark.parametrize("place", PLACES)
 def test_a_sequence_may_be_rejected_when_some_outputs_are_there(
     tmp_path: Path, shard: Shard, place: int
 ) -> None:

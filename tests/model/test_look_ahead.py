@@ -161,6 +161,20 @@ def test_no_room_for_the_model_in_float32(fair_esm, gpu, sequences, caplog) -> N
     assert "no room for the model in float32" in caplog.text
 
 
+def test_a_model_that_cannot_be_loaded_in_float32_is_a_failure(fair_esm, gpu, sequences) -> None:
+    model = copy.deepcopy(fair_esm)
+    with torch.no_grad():
+        model.embed_tokens.weight[model.alphabet.get_idx("W")] = torch.inf
+    encoder = start(model, gpu, torch.float16)
+
+    def load(dtype: torch.dtype) -> None:
+        raise RuntimeError("no such file")
+
+    encoder.load_model = load
+    with pytest.raises(RuntimeError, match="no such file"):
+        list(encoder.embed_each(batches([[b"ACD", b"AWD"]]), 4096))
+
+
 def test_a_stop_between_launch_and_collect_loses_nothing(
     fair_esm, gpu, sequences, reference_residues
 ) -> None:

@@ -7,7 +7,7 @@ import pytest
 from shards import make_request
 from spotesm.base.failures import ConfigError
 from spotesm.request.results import Ragged, Results
-from spotesm.request.reuse import find_reused, find_sound
+from spotesm.request.reuse import find_difference, find_reused, find_sound
 from spotesm.sequences.digests import digests_of
 from spotesm.sequences.long_sequences import LongSequences
 
@@ -90,3 +90,10 @@ def test_as_many_values_as_a_sequence_should_have(
     )
     found = find_sound(results, np.full(3, 10), request)
     assert found.tolist() == one_of_three(True, sound).tolist()
+
+
+@pytest.mark.parametrize("silent", ["outputs", "layers", "store_dtype"])
+def test_what_does_not_say_what_it_holds_serves_nobody(silent: str) -> None:
+    ours = {"outputs": ["mean"], "layers": [6], "store_dtype": "float32", "model": "m"}
+    theirs = {name: value for name, value in ours.items() if name != silent}
+    assert find_difference(theirs, ours) == "does not say what it holds"

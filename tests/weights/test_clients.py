@@ -397,6 +397,8 @@ def adapted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
         ({"init_lora_weights": "pissa"}, r"init_lora_weights is 'pissa'"),
         ({"fan_in_fan_out": True}, r"fan_in_fan_out is True"),
         ({"r": 0}, r"r is 0, and should be"),
+        ({"r": "many"}, r"adapter_config\.json: does not say r and lora_alpha"),
+        ({"lora_alpha": None}, r"adapter_config\.json: does not say r and lora_alpha"),
         ({"r": 4}, r"has shapes .*, and should have"),
         ({"base_model_name_or_path": "facebook/esm2_t6_8M_UR50D"}, r"made from esm2_t6_8M_UR50D"),
     ],
@@ -410,6 +412,20 @@ def test_what_an_adapter_says_is_computed_or_refused(
     (tmp_path / "a/adapter_config.json").write_text(json.dumps({**config, **said}))
     with pytest.raises(WeightsError, match=line):
         open_source(where, TINY, tmp_path / "a")
+
+
+def test_what_has_no_part_in_an_output_may_be_in_an_adapter(
+    adapted: tuple[Path, Path], tmp_path: Path
+) -> None:
+    where, adapter = adapted
+    shutil.copytree(adapter, tmp_path / "a")
+    path = tmp_path / "a/adapter_model.safetensors"
+    more = {"base_model.model.esm.embeddings.position_ids": torch.arange(9)}
+    save_file({**load_file(path), **more}, path)
+    with_more, plain = (open_source(where, TINY, folder) for folder in (tmp_path / "a", adapter))
+    assert with_more.names == plain.names
+    for name in plain.names:
+        assert torch.equal(with_more.get(name), plain.get(name))
 
 
 @pytest.mark.parametrize("place", ["first", "last"])

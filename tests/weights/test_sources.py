@@ -459,6 +459,7 @@ def zip_of_text(path: Path) -> None:
         (b"<?xml version='1.0'?><Error>AccessDenied</Error>", "a web page, not weights"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 31\n", "git lfs pull"),
         (b"\x1f\x8b\x08" + bytes(50), "compressed; unpack it first"),
+        (b"model.pt" + bytes(249) + b"ustar", "a tar archive; unpack it"),
         (b'{"error": "Invalid username or password."}', "a JSON file, not weights"),
         (b"\x89HDF\r\n\x1a\n", "an HDF5 file"),
         (zip_of_text, "damaged"),

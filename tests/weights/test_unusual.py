@@ -9,11 +9,12 @@ import torch
 from hub import esm_config
 from models import write_fair_esm
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from source_contract import TINY, TINY_ESM1
 from spotesm.base.failures import WeightsError
 from spotesm.weights import downloads, prepared
 from spotesm.weights.architectures import REGRESSION
-from spotesm.weights.files import find_model, read_settings, tell_kind
+from spotesm.weights.files import Kind, find_model, read_settings, tell_kind
 from spotesm.weights.sources import open_source
 
 
@@ -74,6 +75,17 @@ def test_a_folder_without_weights_says_what_it_holds(tmp_path: Path) -> None:
         (tmp_path / name).write_text("{}")
     with pytest.raises(WeightsError, match=r"holds none of .*; it holds config\.json, notes\.txt"):
         find_model(tmp_path, with_adapter=False)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_header_as_long_as_a_pickle_begins(tmp_path: Path, protocol: int) -> None:
+    path, tensors = tmp_path / "model.safetensors", {"a": torch.arange(3.0)}
+    for filled in range(0, 2000, 8):
+        save_file(tensors, path, metadata={"filler": "x" * filled})
+        if path.read_bytes()[:2] == bytes([0x80, protocol]):
+            break
+    assert path.read_bytes()[:2] == bytes([0x80, protocol])
+    assert tell_kind(path) == Kind.SAFETENSORS
 
 
 def test_an_esm1_of_before_esm1b(tmp_path: Path) -> None:

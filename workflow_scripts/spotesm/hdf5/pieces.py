@@ -14,7 +14,6 @@ import h5py
 import numpy as np
 
 from spotesm.base.failures import InputError
-from spotesm.hdf5.writing import WrittenFile
 
 BYTES_AT_ONCE = 64 << 20
 GAP = 64  # rows between two that are wanted, below which all are read at once
@@ -43,8 +42,6 @@ class Piece:
             file: the same file, open; if none is given, it is opened once more.
         """
         if dataset.id.get_offset() is None or not dataset.size or dataset.dtype.hasobject:
-            return None
-        if file is None and isinstance(dataset.file, WrittenFile):
             return None
         return cls(dataset, file)
 

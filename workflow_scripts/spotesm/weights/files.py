@@ -157,12 +157,13 @@ def tell_kind(path: Path) -> Kind:
         if not zipfile.is_zipfile(path):
             raise WeightsError(f"{path}: its end is missing: half a download; fetch it again")
         return Kind.TORCH
-    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
-        return Kind.TORCH
+    # Before pickles, as a length may begin with the bytes of one.
     length = int.from_bytes(head[:8], "little")
     if head[8:9] == b"{" and 2 <= length < 1 << 27:  # the library's own limit is 100 MB
         _check_length(path, size, length)
         return Kind.SAFETENSORS
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return Kind.TORCH
     raise WeightsError(f"{path}: {_describe(head)}")
 
 
