@@ -3,6 +3,7 @@ import hashlib
 import json
 import random
 import tempfile
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -129,6 +130,23 @@ def test_one_odd_record_among_others(
         assert sorted(record for shard in shards for record in shard) == expected
         assert [int(line["ordinal"]) for line in rejected] == [place] * is_rejected
         assert (counts["n_records"], counts["n_rejected"]) == (7, is_rejected)
+
+
+@pytest.mark.parametrize(("n", "width"), [(20_000, 5), (2000, 500)], ids=["many", "long-ids"])
+def test_memory_is_that_of_what_waits_to_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n: int, width: int
+) -> None:
+    """However little of the records is residues."""
+    monkeypatch.setattr("spotesm.sequences.fasta.BLOCK_BYTES", 1 << 10)
+    monkeypatch.setattr("spotesm.sequences.sharding.BYTES_AT_ONCE", 1 << 16)
+    monkeypatch.setattr("spotesm.sequences.sharding.ID_HASHES_AT_ONCE", 1 << 11)
+    path = write_fasta(tmp_path / "in", [(f"{i:0{width}}", "M") for i in range(n)])
+    tracemalloc.start()
+    try:
+        split_fasta([path], [tmp_path / "1"], tmp_path / "rejected", tmp_path / "counts")
+        assert tracemalloc.get_traced_memory()[1] < 600_000
+    finally:
+        tracemalloc.stop()
 
 
 @given(st.lists(st.sampled_from("abcdefgh"), min_size=1, max_size=20))

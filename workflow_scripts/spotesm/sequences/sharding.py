@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from sys import getsizeof
 from typing import BinaryIO
 
 import numpy as np
@@ -161,9 +162,10 @@ class _ShardFiles:
     ) -> None:
         """Take the next records, by columns."""
         records = zip(ordinals, names, sequences, strict=True)
-        for shard, record in zip(shard_of.tolist(), records, strict=True):
-            self._pending[shard].append(b">%d %s\n%s\n" % record)
-        self._pending_bytes += sum(map(len, sequences))
+        texts = [b">%d %s\n%s\n" % record for record in records]
+        for shard, text in zip(shard_of.tolist(), texts, strict=True):
+            self._pending[shard].append(text)
+        self._pending_bytes += sum(map(getsizeof, texts))
         if self._pending_bytes >= BYTES_AT_ONCE:
             self.write()
 
