@@ -314,6 +314,20 @@ def test_a_shard_whose_structure_is_damaged_is_named(tmp_path: Path, shard: int)
         merge_shards(job)
 
 
+@pytest.mark.parametrize("shard", range(3))
+@pytest.mark.parametrize("name", ["ordinals", "windows", "mean/6", "checksums/mean/6"])
+def test_a_shard_whose_dataset_cannot_be_opened_is_named(
+    tmp_path: Path, name: str, shard: int
+) -> None:
+    """It is listed, as one whose header is damaged, but nothing is there."""
+    job = write_fixed(tmp_path)
+    with h5py.File(job.shards[shard], "r+") as file:
+        del file[name]
+        file[name] = h5py.SoftLink("/nowhere")
+    with pytest.raises(IncompleteError, match=rf"{shard}\.h5: not a whole shard file"):
+        merge_shards(job)
+
+
 @pytest.mark.parametrize("older", [{0}, {1}, {2}, {0, 1, 2}])
 def test_shards_without_checksums_are_merged(tmp_path: Path, older: set[int]) -> None:
     """Those of before there were any; then the merged file has none."""

@@ -20,7 +20,7 @@ LEAST_BYTES_OF_RECORD = 256  # about what its id, digest and place take
 MORE_THAN_EXPECTED = 64
 RECORD_COLUMNS = ("sequence_ids", "lengths", "digests", "windows")
 ID_KEYS = "id_keys"
-FOR_THE_MERGE = ("ordinals", ID_KEYS, REUSED)
+NOT_IN_ALL = (ID_KEYS, REUSED)  # older files have no keys, and few have reused anything
 
 
 class ShardRows:
@@ -52,11 +52,10 @@ class ShardRows:
             # What goes into the merged file as it is.
             self.names = [*RECORD_COLUMNS, *list_checksums(self.file), *self.row_keys]
             self._raw = open(path, "rb", buffering=0)  # noqa: SIM115
-            datasets = {name: self.file.get(name) for name in (*self.names, *FOR_THE_MERGE)}
+            more = [name for name in NOT_IN_ALL if name in self.file]
+            datasets = {name: self.file[name] for name in ("ordinals", *self.names, *more)}
             self.columns = {
-                name: Piece.of(dataset, self._raw) or dataset
-                for name, dataset in datasets.items()
-                if dataset is not None
+                name: Piece.of(dataset, self._raw) or dataset for name, dataset in datasets.items()
             }
         except DAMAGE as error:
             if explain_host_fault(error):
