@@ -3,6 +3,7 @@ import csv
 import dataclasses
 import json
 import random
+from collections import Counter
 from pathlib import Path
 
 import h5py
@@ -134,6 +135,45 @@ def test_hdf5_keeps_those_files_open_that_hold_more_than_rows(job: MergeJob) -> 
         shards = [stack.enter_context(ShardRows(path)) for path in job.shards]
         assert [bool(shard.file) for shard in shards] == [False, True, False]
         assert shards[0].read("sequence_ids", 1, 3).tolist() == [b"id4", b"id10"]
+
+
+@pytest.mark.parametrize("widths", [(9, 20, 12), (20, 9, 12), (9, None, 20), (20, 9, None)])
+def test_no_id_becomes_shorter(job: MergeJob, widths: tuple[int | None, ...]) -> None:
+    """Each shard has ids as wide as its own, or of any width."""
+    expected = {}
+    for path, width in zip(job.shards, widths, strict=True):
+        with h5py.File(path, "r+") as file:
+            ids = [f"é{o}".ljust((width or 70) - 1, "x") for o in file["ordinals"][:]]
+            del file["sequence_ids"]
+            text = h5py.string_dtype("utf-8", width)
+            file.create_dataset("sequence_ids", data=[i.encode() for i in ids], dtype=text)
+            expected.update(zip(file["ordinals"][:].tolist(), ids, strict=True))
+    merge_shards(job)
+    del expected[REJECTED_BY_EMBED]
+    with h5py.File(job.output) as file:
+        merged = file["sequence_ids"].asstr()[:].tolist()
+    assert merged == [expected[ordinal] for ordinal in sorted(expected)]
+
+
+def test_whence_records_come_is_told_by_one_list(job: MergeJob) -> None:
+    """Each shard has its own, in its own order, or none; of the last nothing is left."""
+    expected = {}
+    for path, names in zip(job.shards, (["a", "é"], [], ["é", "b", "a", "none"]), strict=True):
+        with h5py.File(path, "r+") as file:
+            ordinals = file["ordinals"][:]
+            numbers = np.where(ordinals == REJECTED_BY_EMBED, 0, ordinals % min(4, 1 + len(names)))
+            if names:
+                file["reused"] = numbers.astype(np.uint16)
+                file.attrs["reused_from"] = names
+            own = [["", *names][number] for number in numbers]
+            expected.update(zip(ordinals.tolist(), own, strict=True))
+    summary = merge_shards(job)
+    del expected[REJECTED_BY_EMBED]
+    with h5py.File(job.output) as file:
+        names = ["", *file.attrs["reused_from"]]
+        assert [names[i] for i in file["reused"][:]] == [expected[o] for o in sorted(expected)]
+    counts = Counter(expected.values())
+    assert summary["reused_from"] == {name: counts[name] for name in ("a", "b", "é", "none")}
 
 
 @pytest.mark.parametrize("weights", ["untrained", "fair-esm"])
