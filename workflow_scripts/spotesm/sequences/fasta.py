@@ -106,7 +106,7 @@ def is_normal(raw: bytes) -> bool:
 def normalise_all(raws: Sequence[bytes]) -> Sequence[bytes] | None:
     """Return sequences as ESM-2 sees them, if nothing is done to any but to take a stop away.
 
-    Nearly all files hold nothing else, and it takes less than half as long than one by one.
+    Nearly all files hold nothing else, and it takes less than half as long as one by one.
     """
     if _are_normal(raws):
         return raws
