@@ -187,6 +187,25 @@ def test_untrained_weights_are_admitted(job: MergeJob, weights: str) -> None:
     assert summary["untrained"] == (weights == "untrained")
 
 
+@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize("name", ["model", "fingerprint", "embedding_dim", "n_embedded"])
+def test_a_shard_without_an_attribute_is_named(job: MergeJob, place: int, name: str) -> None:
+    with h5py.File(job.shards[place], "r+") as file:
+        del file.attrs[name]
+    with pytest.raises(IncompleteError, match=rf"{place}\.h5: not a whole shard file; delete it"):
+        merge_shards(job)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_shard_with_a_column_too_short_is_named(job: MergeJob, place: int) -> None:
+    with h5py.File(job.shards[place], "r+") as file:
+        lengths = file["lengths"][:-1]
+        del file["lengths"]
+        file["lengths"] = lengths
+    with pytest.raises(IncompleteError, match=rf"{place}\.h5: not a whole shard file; delete it"):
+        merge_shards(job)
+
+
 def test_all_rejected_records_are_listed_in_order(job: MergeJob) -> None:
     merge_shards(job)
     with open(job.rejected, newline="") as file:

@@ -5,6 +5,7 @@ import random
 import tempfile
 import tracemalloc
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,7 @@ from spotesm.sequences.rejected import Rejected, read_rejected, writing_rejected
 from spotesm.sequences.sharding import (
     Contigs,
     Shard,
+    _ShardFiles,
     divide_digests,
     is_like_nucleotides,
     shards_of,
@@ -317,3 +319,15 @@ def test_ranges_of_digests_are_as_equal_as_integers_can_say(
     digests = from_bytes(b"".join(key.to_bytes(8) + rest for key in keys for rest in RESTS))
     expected = [key * shards // 2**64 for key in keys for _ in RESTS]
     assert shards_of(digests, edges).tolist() == expected
+
+
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_a_full_disk_is_told_of_the_shard_that_is_written(tmp_path: Path, place: int) -> None:
+    paths = [tmp_path / f"{i}.fasta" for i in range(5)]
+    with pytest.raises(OSError) as caught, ExitStack() as stack:
+        files = _ShardFiles(stack, paths)
+        files._files[place] = stack.enter_context(open("/dev/full", "wb", buffering=0))
+        files.add(np.arange(5), range(5), [b"p"] * 5, [b"MKV"] * 5)
+        files.write()
+    assert caught.value.filename == str(paths[place])
+    assert list(tmp_path.iterdir()) == []

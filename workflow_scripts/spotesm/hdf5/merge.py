@@ -6,7 +6,7 @@ import platform
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -35,20 +35,12 @@ from spotesm.hdf5.shard_rows import (
 )
 from spotesm.hdf5.writing import WrittenFile
 from spotesm.request.outputs import offsets_of, output_of
-from spotesm.request.request import Request
 from spotesm.sequences.reasons import Reason
 from spotesm.sequences.rejected import TRANSLATE, read_rejected, writing_rejected
 
 log = logging.getLogger(__name__)
 
 WORK = ("n_sequences", "n_computed", "n_resumed", "n_reused", "attempts", "seconds")
-COMMON_ATTRIBUTES = (
-    *(field.name for field in fields(Request)),
-    "fingerprint",
-    "weights",
-    "weights_sha256",
-    "embedding_dim",
-)
 
 
 @dataclass(frozen=True)
@@ -136,7 +128,7 @@ def merge_shards(job: MergeJob) -> dict:
 
 def _check_same_settings(shards: Sequence[ShardRows]) -> None:
     for shard in shards[1:]:
-        if shard.attributes["fingerprint"] != shards[0].attributes["fingerprint"]:
+        if shard.common["fingerprint"] != shards[0].common["fingerprint"]:
             raise IncompleteError(
                 f"{shard.path} and {shards[0].path} were computed with different settings; "
                 "delete the older one and run again"
@@ -237,7 +229,7 @@ class _Output:
 def _attributes(
     shards: Sequence[ShardRows], config: dict, n_records: int, n_rejected: int
 ) -> dict[str, object]:
-    common = {name: shards[0].attributes[name] for name in COMMON_ATTRIBUTES}
+    common = shards[0].common
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,

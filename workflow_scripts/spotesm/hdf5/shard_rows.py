@@ -1,17 +1,18 @@
 """The records of several shards, gathered block by block in input order."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import h5py
 import numpy as np
 
-from spotesm.base.failures import IncompleteError, explain_host_fault
+from spotesm.base.failures import IncompleteError, InputError, explain_host_fault
 from spotesm.hdf5.checksums import list_checksums
 from spotesm.hdf5.format import DAMAGE
 from spotesm.hdf5.pieces import Piece, bytes_of_row
 from spotesm.hdf5.shard_file import REUSED, read_reasons, read_spans
+from spotesm.request.request import Request
 from spotesm.sequences.digests import hash_bytes, keys_of_hashes
 from spotesm.sequences.rejected import EMBED, TRANSLATE, Rejected, read_rejected
 
@@ -23,6 +24,19 @@ ID_KEYS = "id_keys"
 NOT_IN_ALL = (ID_KEYS, REUSED)  # older files have no keys, and few have reused anything
 
 
+COMMON_ATTRIBUTES = (
+    *(field.name for field in fields(Request)),
+    "fingerprint",
+    "weights",
+    "weights_sha256",
+    "embedding_dim",
+)
+NOT_WHOLE = (
+    "{}: not a whole shard file; delete it and run again: its results are kept among the "
+    "checkpoints"
+)
+
+
 class ShardRows:
     """The rows of a shard's file, read past HDF5 where they lie in one piece.
 
@@ -31,6 +45,7 @@ class ShardRows:
     Attributes:
         path: the file.
         attributes: of the file.
+        common: those that all shards have the same.
         n: its records.
         row_keys, ragged_keys: of its outputs.
         spans: see `read_spans`.
@@ -44,6 +59,7 @@ class ShardRows:
             # Parts of chunks are read as they are: a cache would read whole ones, and stay.
             self.file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
             self.attributes = dict(self.file.attrs)
+            self.common = {name: self.attributes[name] for name in COMMON_ATTRIBUTES}
             self.n = len(self.file["ordinals"])
             self.all_embedded = self.attributes["n_embedded"] == self.n
             self.row_keys = list(self.attributes["row_keys"])
@@ -60,10 +76,7 @@ class ShardRows:
         except DAMAGE as error:
             if explain_host_fault(error):
                 raise
-            raise IncompleteError(
-                f"{path}: not a whole shard file; delete it and run again: its results are kept "
-                "among the checkpoints"
-            ) from error
+            raise IncompleteError(NOT_WHOLE.format(path)) from error
         are_pieces = all(isinstance(column, Piece) for column in self.columns.values())
         if are_pieces and self.all_embedded and not self.ragged_keys:
             self.file.close()
@@ -80,7 +93,10 @@ class ShardRows:
         if name == ID_KEYS and name not in self.columns:  # an older file
             return keys_of_hashes(map(hash_bytes, self.read("sequence_ids", start, end)))
         column = self.columns[name]
-        return column.read(start, end) if isinstance(column, Piece) else column[start:end]
+        try:
+            return column.read(start, end) if isinstance(column, Piece) else column[start:end]
+        except InputError as error:  # shorter than it says
+            raise IncompleteError(NOT_WHOLE.format(self.path)) from error
 
     def read_ordinals(self, start: int, below: int, about: int) -> np.ndarray:
         """Return the ordinals, from the record `start` on, that are below one.

@@ -15,7 +15,7 @@ from typing import BinaryIO
 import numpy as np
 
 from spotesm.base.durable import read_json, replacing, write_json
-from spotesm.base.failures import InputError
+from spotesm.base.failures import InputError, writing
 from spotesm.base.limits import allow_open_files
 from spotesm.sequences.digests import (
     KEY_BYTES,
@@ -97,7 +97,7 @@ def split_fasta(
     residues_like_nucleotides = 0
     with ExitStack() as stack:
         allow_open_files(len(shards))
-        files = _ShardFiles([stack.enter_context(_open_replacing(stack, p)) for p in shards])
+        files = _ShardFiles(stack, shards)
         edges = divide_digests(len(shards))
         rejects = stack.enter_context(writing_rejected(rejected))
         for line in read_rejected(contigs.rejected) if contigs else ():
@@ -139,18 +139,23 @@ def shards_of(digests: np.ndarray, edges: np.ndarray) -> np.ndarray:
 
 
 def _open_replacing(stack: ExitStack, path: Path) -> BinaryIO:
-    return open(stack.enter_context(replacing(path)), "wb")
+    file = open(stack.enter_context(replacing(path)), "wb")  # noqa: SIM115
+    return stack.enter_context(file)
 
 
 class _ShardFiles:
     """The files of all shards, written side by side.
 
     Records are kept until they are many: a file's own buffer takes longer for each of them.
+
+    Args:
+        stack: closes the files, and gives them their names.
     """
 
-    def __init__(self, files: Sequence[BinaryIO]) -> None:
-        self._files = files
-        self._pending: list[list[bytes]] = [[] for _ in files]
+    def __init__(self, stack: ExitStack, paths: Sequence[Path]) -> None:
+        self._paths = paths
+        self._files = [_open_replacing(stack, path) for path in paths]
+        self._pending: list[list[bytes]] = [[] for _ in paths]
         self._pending_bytes = 0
 
     def add(
@@ -171,8 +176,9 @@ class _ShardFiles:
 
     def write(self) -> None:
         """Write what is kept."""
-        for file, records in zip(self._files, self._pending, strict=True):
-            file.write(b"".join(records))
+        for path, file, records in zip(self._paths, self._files, self._pending, strict=True):
+            with writing(path):
+                file.write(b"".join(records))
             records.clear()
         self._pending_bytes = 0
 
