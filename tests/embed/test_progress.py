@@ -92,7 +92,7 @@ def test_files_and_lines_are_written_now_and_then(
 
 
 def test_a_protein_of_many_windows_tells_of_itself(tmp_path: Path, weights_manifest: Path) -> None:
-    sequence = random_sequence(random.Random(3), 4000)
+    sequence = random_sequence(random.Random(3), 1600)
     fasta = write_fasta(tmp_path / "in.fasta", [("giant", sequence)])
     job = make_job(tmp_path, fasta, weights_manifest, tokens_per_batch=84)  # two windows a pass
     brake = tmp_path / "brake"
