@@ -91,6 +91,7 @@ def step(name: str, work: Callable, *arguments: object) -> float:
     receiver, sender = context.Pipe(duplex=False)
     process = context.Process(target=_run, args=(sender, work, arguments))
     process.start()
+    sender.close()  # or the end of the process would not be the end of the pipe
     try:
         told = receiver.recv()
     except EOFError:
