@@ -197,6 +197,14 @@ def test_a_shard_without_an_attribute_is_named(job: MergeJob, place: int, name: 
 
 
 @pytest.mark.parametrize("place", [0, 1, 2])
+def test_a_shard_that_names_no_earlier_file_is_named(job: MergeJob, place: int) -> None:
+    with h5py.File(job.shards[place], "r+") as file:
+        file["reused"] = np.zeros(len(file["ordinals"]), np.uint16)
+    with pytest.raises(IncompleteError, match=rf"{place}\.h5: not a whole shard file; delete it"):
+        merge_shards(job)
+
+
+@pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_shard_with_a_column_too_short_is_named(job: MergeJob, place: int) -> None:
     with h5py.File(job.shards[place], "r+") as file:
         lengths = file["lengths"][:-1]

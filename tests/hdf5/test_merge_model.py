@@ -315,7 +315,9 @@ def test_a_shard_whose_structure_is_damaged_is_named(tmp_path: Path, shard: int)
 
 
 @pytest.mark.parametrize("shard", range(3))
-@pytest.mark.parametrize("name", ["ordinals", "windows", "mean/6", "checksums/mean/6"])
+@pytest.mark.parametrize(
+    "name", ["ordinals", "windows", "mean/6", "residues/6", "checksums/mean/6"]
+)
 def test_a_shard_whose_dataset_cannot_be_opened_is_named(
     tmp_path: Path, name: str, shard: int
 ) -> None:

@@ -414,15 +414,25 @@ def test_what_an_adapter_says_is_computed_or_refused(
         open_source(where, TINY, tmp_path / "a")
 
 
+def change_adapter(adapter: Path, copy: Path, change: Change) -> Path:
+    """Copy an adapter, with other tensors; where the copy lies."""
+    shutil.copytree(adapter, copy)
+    path = copy / "adapter_model.safetensors"
+    state = load_file(path)
+    change(state)
+    save_file(state, path)
+    return copy
+
+
 def test_what_has_no_part_in_an_output_may_be_in_an_adapter(
     adapted: tuple[Path, Path], tmp_path: Path
 ) -> None:
     where, adapter = adapted
-    shutil.copytree(adapter, tmp_path / "a")
-    path = tmp_path / "a/adapter_model.safetensors"
-    more = {"base_model.model.esm.embeddings.position_ids": torch.arange(9)}
-    save_file({**load_file(path), **more}, path)
-    with_more, plain = (open_source(where, TINY, folder) for folder in (tmp_path / "a", adapter))
+    name = "base_model.model.esm.embeddings.position_ids"
+    more = change_adapter(
+        adapter, tmp_path / "a", lambda state: state.update({name: torch.arange(9)})
+    )
+    with_more, plain = (open_source(where, TINY, folder) for folder in (more, adapter))
     assert with_more.names == plain.names
     for name in plain.names:
         assert torch.equal(with_more.get(name), plain.get(name))
@@ -433,13 +443,14 @@ def test_an_adapter_holds_plain_numbers(
     adapted: tuple[Path, Path], tmp_path: Path, place: str
 ) -> None:
     where, adapter = adapted
-    shutil.copytree(adapter, tmp_path / "a")
-    path = tmp_path / "a/adapter_model.safetensors"
-    state = load_file(path)
-    name = sorted(state)[0 if place == "first" else -1]
-    save_file({**state, name: state[name].to(torch.int8)}, path)
+    names = sorted(load_file(adapter / "adapter_model.safetensors"))
+    name = names[0 if place == "first" else -1]
+
+    def quantise(state: Tensors) -> None:
+        state[name] = state[name].to(torch.int8)
+
     with pytest.raises(WeightsError, match=f"{name} is stored as int8"):
-        open_source(where, TINY, tmp_path / "a")
+        open_source(where, TINY, change_adapter(adapter, tmp_path / "a", quantise))
 
 
 def drop(part: str) -> Change:
@@ -478,13 +489,8 @@ def test_an_adapter_must_fit(
     adapted: tuple[Path, Path], tmp_path: Path, change: Change, said: str
 ) -> None:
     where, adapter = adapted
-    shutil.copytree(adapter, tmp_path / "a")
-    path = tmp_path / "a/adapter_model.safetensors"
-    state = load_file(path)
-    change(state)
-    save_file(state, path)
     with pytest.raises(WeightsError, match=said):
-        open_source(where, TINY, tmp_path / "a")
+        open_source(where, TINY, change_adapter(adapter, tmp_path / "a", change))
 
 
 def test_a_base_of_half_precision_is_merged_in_float32(

@@ -169,12 +169,9 @@ class _Output:
         self._end = 0
         self._values_end: Counter[str] = Counter()
         # One that has nothing but rejected records has none.
-        keys = dict.fromkeys(key for shard in shards for key in shard.ragged_keys)
+        keys = dict.fromkeys(key for shard in shards for key in shard.ragged)
         # The shards' datasets of each: to open one takes longer than to read a record.
-        self._sources = {
-            key: [shard.file[key] if key in shard.ragged_keys else None for shard in shards]
-            for key in keys
-        }
+        self._sources = {key: [shard.ragged.get(key) for shard in shards] for key in keys}
         for key, sources in self._sources.items():
             spans = [s.spans[group_of(key)] for s in shards if group_of(key) in s.spans]
             total = sum(int(sizes.sum()) for _, sizes in spans)
@@ -251,10 +248,9 @@ def _sum_work(shards: Sequence[ShardRows]) -> dict:
     for shard in shards:
         for name in WORK:
             totals[name] += shard.attributes.get(name, np.int64()).item()  # older: reused nothing
-        if REUSED in shard.columns:
-            names = shard.attributes["reused_from"]
-            counts = np.bincount(shard.read(REUSED, 0, shard.n), minlength=1 + len(names))
-            origins.update(dict(zip(map(str, names), counts[1:].tolist(), strict=True)))
+        if shard.origins:
+            counts = np.bincount(shard.read(REUSED, 0, shard.n), minlength=1 + len(shard.origins))
+            origins.update(dict(zip(shard.origins, counts[1:].tolist(), strict=True)))
     return {**totals, "reused_from": dict(origins)}
 
 

@@ -20,11 +20,10 @@ class Reused:
 
     def __init__(self, file: h5py.File, shards: Sequence[ShardRows], n: int) -> None:
         self.shards = shards
-        own_names = [shard.attributes.get("reused_from", ()) for shard in shards]
-        names = list(dict.fromkeys(name for own in own_names for name in own))
+        names = list(dict.fromkeys(name for shard in shards for name in shard.origins))
         # By shard, what its own numbers are in the merged file.
         self.numbers = [
-            np.array([0, *(1 + names.index(name) for name in own)]) for own in own_names
+            np.array([0, *(1 + names.index(name) for name in shard.origins)]) for shard in shards
         ]
         self.dataset = file.create_dataset(REUSED, n, np.uint16) if names else None
         if names:
@@ -37,7 +36,7 @@ class Reused:
             return
         numbers = np.zeros(len(places), np.uint16)
         for shard in np.unique(shards):
-            if REUSED in self.shards[shard].columns:
+            if self.shards[shard].origins:
                 here = np.flatnonzero(shards == shard)
                 first, last = places[here[0]], places[here[-1]]
                 own = self.shards[shard].read(REUSED, first, last + 1)

@@ -22,8 +22,6 @@ MORE_THAN_EXPECTED = 64
 RECORD_COLUMNS = ("sequence_ids", "lengths", "digests", "windows")
 ID_KEYS = "id_keys"
 NOT_IN_ALL = (ID_KEYS, REUSED)  # older files have no keys, and few have reused anything
-
-
 COMMON_ATTRIBUTES = (
     *(field.name for field in fields(Request)),
     "fingerprint",
@@ -47,8 +45,10 @@ class ShardRows:
         attributes: of the file.
         common: those that all shards have the same.
         n: its records.
-        row_keys, ragged_keys: of its outputs.
+        row_keys: of its outputs of a vector each.
+        ragged: the datasets of the others, by key.
         spans: see `read_spans`.
+        origins: the earlier files that its records were taken from.
         columns: what is said of each record, by name.
         file: the open file, if there is more than rows: ragged values, texts, parts of chunks.
     """
@@ -63,8 +63,9 @@ class ShardRows:
             self.n = len(self.file["ordinals"])
             self.all_embedded = self.attributes["n_embedded"] == self.n
             self.row_keys = list(self.attributes["row_keys"])
-            self.ragged_keys = list(self.attributes["ragged_keys"])
+            self.ragged = {key: self.file[key] for key in self.attributes["ragged_keys"]}
             self.spans = read_spans(self.file)
+            self.origins = self.attributes["reused_from"].tolist() if REUSED in self.file else []
             # What goes into the merged file as it is.
             self.names = [*RECORD_COLUMNS, *list_checksums(self.file), *self.row_keys]
             self._raw = open(path, "rb", buffering=0)  # noqa: SIM115
@@ -78,7 +79,7 @@ class ShardRows:
                 raise
             raise IncompleteError(NOT_WHOLE.format(path)) from error
         are_pieces = all(isinstance(column, Piece) for column in self.columns.values())
-        if are_pieces and self.all_embedded and not self.ragged_keys:
+        if are_pieces and self.all_embedded and not self.ragged:
             self.file.close()
 
     def __enter__(self) -> "ShardRows":

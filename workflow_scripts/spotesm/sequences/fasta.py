@@ -98,7 +98,7 @@ class Normalised(NamedTuple):
     removed: int
 
 
-def is_normal(raw: bytes) -> bool:
+def _is_normal(raw: bytes) -> bool:
     """Whether a sequence is as ESM-2 sees it already, as nearly all are."""
     return bool(raw) and not raw.translate(None, _LETTERS_OF_ALPHABET)
 
@@ -115,7 +115,7 @@ def normalise_all(raws: Sequence[bytes]) -> Sequence[bytes] | None:
 
 
 def _are_normal(sequences: Sequence[bytes]) -> bool:
-    return all(sequences) and is_normal(b"".join(sequences))
+    return all(sequences) and _is_normal(b"".join(sequences))
 
 
 def _without_stop(letters: bytes) -> bytes:
@@ -133,7 +133,7 @@ def normalise(record: Record) -> Normalised:
             (`invalid_character`).
     """
     sequence = _without_stop(record.raw)
-    if is_normal(sequence):
+    if _is_normal(sequence):
         return Normalised(sequence, replaced=0, removed=0)
     letters = record.raw.upper().translate(None, delete=DELETED)
     sequence = _without_stop(letters)
