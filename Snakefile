@@ -23,6 +23,7 @@ if not workflow.overwrite_configfiles and "datasets" not in config and Path("con
 
 
 include: "rules/common.smk"
+include: "rules/keep.smk"
 include: "rules/weights.smk"
 include: "rules/translate.smk"
 include: "rules/split.smk"
@@ -40,11 +41,16 @@ localrules:
 logger.addFilter(with_results)
 
 
+onstart:
+    begin_run()
+
+
 onsuccess:
-    say_last(describe_results(DATASETS, since=STARTED))
+    say_last(describe_results(ASKED, since=STARTED))
 
 
 onerror:
+    end_broken_run()
     say_last(explain_failures(since=STARTED), logging.ERROR)
 
 

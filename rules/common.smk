@@ -1,6 +1,7 @@
 import logging
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -9,7 +10,7 @@ from snakemake.logging import logger
 # The library lies beside the rules, whatever folder the workflow runs in.
 sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "workflow_scripts"))
 
-from spotesm.base.failures import ConfigError, InputError
+from spotesm.base.failures import ConfigError, InputError, UserError
 from spotesm.base.logs import print_any_letter, printable
 from spotesm.base.paths import RESULTS, DatasetPaths, weights_manifest
 from spotesm.hdf5.format import refuse_foreign
@@ -29,9 +30,25 @@ from spotesm.request.request import Request
 from spotesm.request.reuse import find_reused
 from spotesm.step import name_run
 from spotesm.runs.explain import describe_results, explain_failures
+from spotesm.runs.identity import (
+    DONE,
+    TO_DO,
+    ask,
+    is_manifest_of,
+    is_shard_of,
+    is_split_of,
+    judge_results,
+    report_key,
+    restore_earlier,
+    write_mark,
+)
+from spotesm.runs.occupancy import occupy
+from spotesm.runs.supervise import StopWithJobs
 from spotesm.weights.architectures import ARCHITECTURES
 
 STARTED = time.time()
+LOCKS = ExitStack()  # held until this process ends
+SIGNALS = StopWithJobs()
 print_any_letter()
 
 try:
@@ -46,6 +63,8 @@ try:
         refuse_foreign(Path(path))
     for path in OWN_FILES["labels"]:
         read_labels(Path(path))  # what is wrong with it is better known now
+    OWN_CONTENTS = {kind: know_by_content(files) for kind, files in OWN_FILES.items()}
+    ASKED = ask(config)
 except (ConfigError, InputError) as error:
     raise WorkflowError(printable(str(error))) from None
 
@@ -60,6 +79,27 @@ WEIGHTS = str(
 REQUEST = Request.of_config(config).as_param()
 # Its name reaches later attempts and requeued jobs of the same run.
 RUN = name_run(anew=workflow.is_main_process)
+
+
+def find_standings():
+    """Return how the result of each dataset stands to what is asked; a job need not know.
+
+    Raises:
+        WorkflowError: one would lose something.
+    """
+    if not workflow.is_main_process:
+        return {}
+    try:
+        standings = judge_results(ASKED, config["replace"])
+    except (ConfigError, InputError) as error:
+        raise WorkflowError(printable(str(error))) from None
+    for dataset, standing in standings.items():
+        if standing.why:
+            logger.info(f"{dataset}: {'; '.join(standing.why)}")
+    return standings
+
+
+STANDINGS = find_standings()
 
 
 def proteins(dataset):
@@ -84,12 +124,76 @@ def by_content(paths):
     return [ancient(path) for path in paths]
 
 
-def content(paths):
-    """Return a param that changes when the content of one of the files does."""
-    try:
-        return know_by_content(paths)
-    except InputError as error:
-        raise WorkflowError(printable(str(error))) from None
+def of_result(name):
+    """Return a file of the merge, as it lies there if the result is done.
+
+    Snakemake would judge by dates and by what it remembers, and look for shards that are gone. A
+    user who forces jobs decides alone.
+    """
+
+    def path(wildcards):
+        file = f"results/{wildcards.dataset}/{name}"
+        standing = STANDINGS.get(wildcards.dataset)
+        dag = workflow.dag_settings
+        is_forced = dag.forceall or dag.forcetargets or dag.forcerun
+        is_done = standing is not None and standing.state == DONE and not is_forced
+        return ancient(before_update(file)) if is_done else file
+
+    return path
+
+
+def held_results():
+    """Return the merged files that are there and not done, which weights must not change."""
+    return [
+        str(DatasetPaths.of(name).embeddings)
+        for name, standing in STANDINGS.items()
+        if standing.state == TO_DO
+    ]
+
+
+def mark_stale(path, is_current):
+    """Return an input that is newer than an output that is there, but is not what is asked.
+
+    Snakemake would look at dates, and at params as far as it remembers them.
+
+    Args:
+        is_current: tells it of the file.
+    """
+    if not workflow.is_main_process or not Path(path).exists() or is_current(Path(path)):
+        return []
+    return [str(write_mark(Path(path), RUN))]
+
+
+def stale_split(wildcards, name):
+    """Force a step that reads the input, if the counts that it left are of another one."""
+    asked = ASKED[wildcards.dataset]
+    return mark_stale(f"results/{wildcards.dataset}/{name}", lambda path: is_split_of(path, asked))
+
+
+def stale_shard(wildcards):
+    """Force a shard whose file was computed for something else."""
+    path = f"results/{wildcards.dataset}/shards/{wildcards.scatteritem}.h5"
+    return mark_stale(path, lambda path: is_shard_of(path, ASKED[wildcards.dataset]))
+
+
+def stale_result(wildcards):
+    """Force the merge, which is left out for results that are done."""
+    return mark_stale(f"results/{wildcards.dataset}/embeddings.h5", lambda path: False)
+
+
+def earlier_result(wildcards):
+    """Return a mark that the result which is replaced has a second name."""
+    if not workflow.is_main_process or not DatasetPaths.of(wildcards.dataset).embeddings.exists():
+        return []
+    return [f".snakemake/spotesm/{RUN}/{wildcards.dataset}.kept"]
+
+
+def stale_report(wildcards):
+    """Force a report on another result, or with other labels."""
+    embeddings = DatasetPaths.of(wildcards.dataset).embeddings
+    key = report_key(embeddings, OWN_CONTENTS["labels"]) if embeddings.exists() else ""
+    path = f"results/{wildcards.dataset}/report.html"
+    return mark_stale(path, lambda path: key.encode() in path.read_bytes()[:4096])
 
 
 def reused_datasets(wildcards):
@@ -134,10 +238,28 @@ def embed_memory(wildcards, attempt):
     return memory_of_job(architecture, config["precision"]) * attempt
 
 
+def begin_run():
+    """Keep other runs away from the datasets, and let jobs save when this process is told to stop."""
+    try:
+        occupy(LOCKS, DATASETS)
+    except UserError as error:
+        raise WorkflowError(printable(str(error))) from None
+    for dataset, asked in ASKED.items():
+        asked.write(DatasetPaths.of(dataset).asked)
+    SIGNALS.begin()
+
+
+def end_broken_run():
+    """Wait for what jobs still write, and give back the results that were to be replaced."""
+    SIGNALS.wait()
+    for dataset in DATASETS:
+        restore_earlier(DatasetPaths.of(dataset))
+
+
 def with_results(record):
     """Say where the results are if nothing is to be done; `onsuccess` is not asked then."""
     if record.getMessage().startswith("Nothing to be done"):
-        record.msg = "\n".join([record.getMessage(), *describe_results(DATASETS).splitlines()])
+        record.msg = "\n".join([record.getMessage(), *describe_results(ASKED).splitlines()])
         record.args = None
     return True
 

@@ -3,6 +3,7 @@ rule embed_shard:
         fasta="results/{dataset}/shards/{scatteritem}.fasta",
         weights=WEIGHTS,
         reused=reused_datasets,
+        stale=stale_shard,
     output:
         "results/{dataset}/shards/{scatteritem}.h5",
     log:
@@ -18,6 +19,7 @@ rule embed_shard:
         tokens_per_batch=0,
     params:
         request=REQUEST,
+        origin=untracked(lambda wildcards: ASKED[wildcards.dataset].input),
         checkpoints=untracked(checkpoint_directory),
         thresholds=untracked(checkpoint_thresholds(config)),
         checkpointing=untracked(config["checkpoint"]["enabled"]),

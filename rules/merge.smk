@@ -3,6 +3,8 @@ rule merge_shards:
         shards=gather.shard("results/{{dataset}}/shards/{scatteritem}.h5"),
         split="results/{dataset}/shards/split.json",
         split_rejected="results/{dataset}/shards/rejected.tsv",
+        stale=stale_result,
+        earlier=earlier_result,
     output:
         embeddings="results/{dataset}/embeddings.h5",
         summary="results/{dataset}/summary.json",
@@ -18,7 +20,9 @@ rule merge_shards:
         nucleotide=lambda wildcards: DATASETS[wildcards.dataset].is_nucleotide,
         # Neither an output nor a log: it stays when the job fails, and when that is tried again.
         rejected=untracked(lambda wildcards: rejected_list(wildcards.dataset)),
+        earlier=untracked(lambda wildcards: str(DatasetPaths.of(wildcards.dataset).earlier)),
         config=untracked(config),
+        origin=untracked(lambda wildcards: ASKED[wildcards.dataset].input),
     message:
         "Merging the shards of {wildcards.dataset}"
     script:

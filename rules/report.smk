@@ -4,9 +4,10 @@ localrules:
 
 rule report_dataset:
     input:
-        embeddings="results/{dataset}/embeddings.h5",
-        summary="results/{dataset}/summary.json",
+        embeddings=of_result("embeddings.h5"),
+        summary=of_result("summary.json"),
         labels=by_content(OWN_FILES["labels"]),
+        stale=stale_report,
     output:
         report(
             "results/{dataset}/report.html",
@@ -22,7 +23,7 @@ rule report_dataset:
         "../envs/spotesm.yaml"
     params:
         rejected=untracked(lambda wildcards: rejected_list(wildcards.dataset)),
-        labels_content=content(OWN_FILES["labels"]),
+        labels_content=OWN_CONTENTS["labels"],
         checkpoints=untracked(lambda wildcards: checkpoint_root(wildcards.dataset)),
     message:
         "Reporting on {wildcards.dataset}"

@@ -2,6 +2,7 @@ rule split_fasta:
     input:
         fasta=lambda wildcards: proteins(wildcards.dataset),
         contigs=lambda wildcards: translated(wildcards.dataset),
+        stale=lambda wildcards: stale_split(wildcards, "shards/split.json"),
     output:
         shards=scatter.shard("results/{{dataset}}/shards/{scatteritem}.fasta"),
         rejected="results/{dataset}/shards/rejected.tsv",
@@ -13,7 +14,7 @@ rule split_fasta:
     conda:
         "../envs/spotesm.yaml"
     params:
-        content=lambda wildcards: content(FASTA[wildcards.dataset]),
+        origin=untracked(lambda wildcards: ASKED[wildcards.dataset].input),
         surely_proteins=untracked(
             lambda wildcards: DATASETS[wildcards.dataset].alphabet is not None
         ),

@@ -1,6 +1,7 @@
 rule translate_contigs:
     input:
-        lambda wildcards: by_content(FASTA[wildcards.dataset]),
+        fasta=lambda wildcards: by_content(FASTA[wildcards.dataset]),
+        stale=lambda wildcards: stale_split(wildcards, "contigs.json"),
     output:
         orfs="results/{dataset}/orfs.fasta",
         rejected="results/{dataset}/contigs-rejected.tsv",
@@ -12,7 +13,7 @@ rule translate_contigs:
     conda:
         "../envs/spotesm.yaml"
     params:
-        content=lambda wildcards: content(FASTA[wildcards.dataset]),
+        origin=untracked(lambda wildcards: ASKED[wildcards.dataset].input),
         genetic_code=lambda wildcards: DATASETS[wildcards.dataset].genetic_code,
         min_orf=lambda wildcards: DATASETS[wildcards.dataset].min_orf,
         max_rejected=untracked(config["max_rejected"]),

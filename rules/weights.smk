@@ -4,9 +4,11 @@ localrules:
 
 rule fetch_weights:
     input:
-        by_content(OWN_FILES["weights"]),
+        own=by_content(OWN_FILES["weights"]),
+        stale=mark_stale(WEIGHTS, lambda path: is_manifest_of(path, OWN_CONTENTS["weights"])),
     output:
-        manifest=WEIGHTS,
+        # Stays until it is replaced: another run may be reading it.
+        manifest=update(WEIGHTS),
     log:
         "results/logs/fetch_weights.log",
     conda:
@@ -22,7 +24,9 @@ rule fetch_weights:
             config["precision"] if config["model"]["engine"] == "packed" else "auto"
         ),
         prepared=untracked(config["model"]["prepared"]),
-        content=content(OWN_FILES["weights"]),
+        contents=OWN_CONTENTS["weights"],
+        # Results that must not be replaced by those of other weights.
+        held=untracked([] if config["replace"] else held_results()),
     message:
         "Getting the {params.source} weights of {params.model}"
     script:

@@ -28,6 +28,7 @@ with step(snakemake.log[0]):
             restart=snakemake.params.restart,
             prepared=Path(snakemake.params.prepared) if snakemake.params.prepared else None,
             past=dataset.embeddings,
+            input=snakemake.params.origin,
             reuse=[Path(path) for path in snakemake.params.reuse],
         )
     )

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from spotesm.model.known_answer import check_known_answer
+from spotesm.runs.identity import check_same_weights
 from spotesm.step import step
 from spotesm.weights.fetch import fetch_weights
 
@@ -17,4 +18,6 @@ with step(snakemake.log[0]):
         precision=snakemake.params.precision,
         prepared=Path(snakemake.params.prepared) if snakemake.params.prepared else None,
         prove=check_known_answer,
+        contents=snakemake.params.contents,
     )
+    check_same_weights(Path(snakemake.output.manifest), map(Path, snakemake.params.held))

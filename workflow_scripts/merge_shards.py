@@ -18,5 +18,7 @@ with step(snakemake.log[0]):
             nucleotide=snakemake.params.nucleotide,
             compression=snakemake.params.compression,
             config=snakemake.params.config,
+            input=snakemake.params.origin,
+            earlier=Path(snakemake.params.earlier),
         )
     )

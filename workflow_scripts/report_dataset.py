@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from spotesm.report.page import ReportJob, report_dataset
+from spotesm.runs.identity import report_key
 from spotesm.step import step
 
 with step(snakemake.log[0]):
@@ -15,5 +16,6 @@ with step(snakemake.log[0]):
             checkpoints=Path(snakemake.params.checkpoints),
             labels=next(map(Path, snakemake.input.labels), None),
             output=Path(snakemake.output[0]),
+            key=report_key(Path(snakemake.input.embeddings), snakemake.params.labels_content),
         )
     )

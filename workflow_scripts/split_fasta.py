@@ -13,6 +13,7 @@ with step(snakemake.log[0]):
         summary=Path(snakemake.output.summary),
         max_rejected=snakemake.params.max_rejected,
         kept=Path(snakemake.params.kept),
+        origin=snakemake.params.origin,
         surely_proteins=snakemake.params.surely_proteins,
         contigs=Contigs(*map(Path, snakemake.input.contigs)) if snakemake.input.contigs else None,
     )

@@ -7,7 +7,7 @@ from spotesm.step import step
 
 with step(snakemake.log[0]):
     translate_contigs(
-        inputs=[Path(path) for path in snakemake.input],
+        inputs=[Path(path) for path in snakemake.input.fasta],
         output=Path(snakemake.output.orfs),
         rejected=Path(snakemake.output.rejected),
         summary=Path(snakemake.output.summary),
@@ -15,4 +15,5 @@ with step(snakemake.log[0]):
         min_orf=snakemake.params.min_orf,
         max_rejected=snakemake.params.max_rejected,
         kept=Path(snakemake.params.kept),
+        origin=snakemake.params.origin,
     )

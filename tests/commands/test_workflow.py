@@ -218,6 +218,7 @@ def test_the_line_has_what_follows_it_in_the_right_place(tmp_path: Path) -> None
     line = snakemake_line(configs, tmp_path, ["--resources", "gpu=4"], quiet=True)
     assert line[:3] == [sys.executable, "-m", "snakemake"]
     assert line[3:-2] == [
+        "--nolock",
         *("--configfile", "a.yaml", "b.yaml"),
         *("--logger", "spotesm"),
         *("--directory", str(tmp_path)),
@@ -226,7 +227,7 @@ def test_the_line_has_what_follows_it_in_the_right_place(tmp_path: Path) -> None
     # Of one value, so that a target may follow it.
     assert line[-2] == "--snakefile"
     assert Path(line[-1]).is_file()
-    assert snakemake_line([], Path(), [], quiet=False)[3:] == line[-2:]
+    assert snakemake_line([], Path(), [], quiet=False)[3:] == ["--nolock", *line[-2:]]
 
 
 def test_a_profile_is_found_by_name_or_folder(folder: Path) -> None:

@@ -61,6 +61,30 @@ def spotesm(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
+def start_spotesm(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
+    """Start a command in a process group of its own; what it says goes to `said.txt`."""
+    library = {"PYTHONPATH": str(REPOSITORY / "workflow_scripts")}
+    with open(folder / "said.txt", "w") as said:
+        return subprocess.Popen(
+            [sys.executable, "-m", "spotesm", *arguments],
+            stdout=said,
+            stderr=subprocess.STDOUT,
+            cwd=folder,
+            env={**_environment(folder), **library, **environment},
+            start_new_session=True,
+            preexec_fn=lambda: _prepare(resource.RLIM_INFINITY),
+        )
+
+
+def wait_until(condition: Callable[[], object], process: subprocess.Popen) -> None:
+    """Wait for a condition that comes true while a process runs."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while not condition():
+        assert process.poll() is None, "it ended before"
+        assert time.monotonic() < deadline, "the condition never came true"
+        time.sleep(POLL_SECONDS)
+
+
 def start_snakemake(
     folder: Path,
     *arguments: str,

@@ -16,7 +16,16 @@ REPOSITORY = Path(__file__).parents[2]
 SCHEMA = yaml.safe_load((REPOSITORY / "rules/config.schema.yaml").read_text())
 # Keys of the config that change nothing about the numbers of a sequence.
 NOT_ASKED = {
-    *("datasets", "shards", "reuse", "compression", "max_rejected", "report", "checkpoint"),
+    *(
+        "datasets",
+        "shards",
+        "replace",
+        "reuse",
+        "compression",
+        "max_rejected",
+        "report",
+        "checkpoint",
+    ),
 }
 
 

@@ -81,6 +81,7 @@ def test_every_record_goes_to_the_shard_its_digest_names(
         "n_unknown_proteins": 0,
         "n_like_nucleotides": 0,
         "n_repeated_ids": 0,
+        "input": {},
     }
 
 

@@ -29,7 +29,9 @@ def test_one_command_embeds_and_can_be_repeated(folder: Path, fasta: Path) -> No
     assert run.stdout == ""
     command, *said = lines_of(run.stderr)
     results = "results/my-proteins"
-    assert re.search(rf"-m snakemake --configfile {results}/config.yaml --logger spotesm", command)
+    assert re.search(
+        rf"-m snakemake --nolock --configfile {results}/config.yaml --logger spotesm", command
+    )
     end = rf"{results}/embeddings.h5: 3 rows of 320 dimensions \(0 records rejected\), computed .*"
     assert re.fullmatch(end, said[-2])
     assert said[-1] == f"report: {results}/report.html"

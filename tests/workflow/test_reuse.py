@@ -77,7 +77,7 @@ def test_a_dataset_s_own_past_is_used_unasked(
     assert row[1:6] == ["19", "0", "19", "16", str(sum(len(sequence) for _, sequence in fresh))]
     assert not (tmp_path / "results/d/config.yaml").exists()
 
-    embed(tmp_path, datasets={"d": "d.fasta"}, shards=1)
+    embed(tmp_path, datasets={"d": "d.fasta"}, shards=1, replace=True)
     assert counts_of(tmp_path) == (16, 0, 3)
     assert json.loads((tmp_path / "results/d/summary.json").read_text())["reused_from"] == {
         "results/d/embeddings.h5": 16

@@ -131,7 +131,11 @@ def test_speed_and_checkpoint_settings_and_dates_recompute_nothing(
         os.utime(tmp_path / name)
     assert "Nothing to be done" in embed(tmp_path, *other_speed, *FOUR_GPUS, "-n")
     other_numbers = prepare(tmp_path, records, shards=2, long_sequences={"window": 500})
-    assert "embed_shard" in embed(tmp_path, *other_numbers, *FOUR_GPUS, "-n")
+    refused = snakemake(tmp_path, *other_numbers, *FOUR_GPUS, "-n")
+    assert refused.returncode == 1
+    assert "its long sequences went through as policy: window, window: 1022" in refused.stdout
+    replaced = embed(tmp_path, *other_numbers, *FOUR_GPUS, "-n", "--config", "replace=true")
+    assert "embed_shard" in replaced
 
 
 def parts_in(checkpoints: Path) -> set[Path]:
@@ -157,7 +161,6 @@ def test_an_interrupted_run_goes_on_by_the_same_command(
         interrupt_when(folder, lambda old=before: parts_in(checkpoints) - old, number, *command)
         assert before < parts_in(checkpoints)
     release()
-    snakemake(folder, *command, "--unlock")
     embed(folder, *command)
     summary = summary_of(folder)
     assert summary["n_resumed"] >= 2

@@ -11,7 +11,7 @@ from pathlib import Path
 from spotesm.base.durable import read_json, write_json
 from spotesm.base.failures import UserError, explain_host_fault, may_pass
 from spotesm.base.logs import GOES_ON, configure_logging, print_any_letter
-from spotesm.machine.preemption import Preempted
+from spotesm.machine.preemption import Preempted, stop_with_parent
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +41,7 @@ def step(log_file: str) -> Iterator[None]:
     log, on which later attempts of the same run end at once, with the same line.
     """
     print_any_letter()
+    stop_with_parent(os.getppid())()
     path = Path(log_file)
     try:
         configure_logging(path)

@@ -52,6 +52,10 @@ class ShardBusyError(UserError):
     passing = True
 
 
+class NoLocksError(UserError):
+    """A file system has no locks."""
+
+
 class IncompleteError(UserError):
     """A result does not add up: a record is missing, doubled, not finite, or of other settings."""
 

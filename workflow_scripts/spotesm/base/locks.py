@@ -7,7 +7,7 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from spotesm.base.failures import UserError
+from spotesm.base.failures import NoLocksError
 
 # What flock says where the file system has none: Lustre mounted without it, some NFS and FUSE.
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
@@ -21,7 +21,7 @@ def try_lock(path: Path, elsewhere: str, wait: float = 0.0) -> Iterator[bool]:
         elsewhere: the setting that puts the file on another file system.
 
     Raises:
-        UserError: the file system has no locks.
+        NoLocksError: the file system has no locks.
     """
     # A lock by mere presence, which is filelock's way out, would outlive a killed process.
     lock = FileLock(path, fallback_to_soft=False)
@@ -33,7 +33,7 @@ def try_lock(path: Path, elsewhere: str, wait: float = 0.0) -> Iterator[bool]:
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
-        raise UserError(
+        raise NoLocksError(
             f"{path.parent}: its file system has no locks ({error.strerror}); set {elsewhere} "
             "to a folder on another one, or have it mounted with flock"
         ) from error

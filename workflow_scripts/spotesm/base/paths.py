@@ -3,6 +3,7 @@
 What Snakemake must see as a pattern stays in the rules; everybody else asks here.
 """
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable
@@ -58,6 +59,31 @@ class DatasetPaths:
     def summary(self) -> Path:
         """The counts of the merge."""
         return self.folder / "summary.json"
+
+    @property
+    def rejected(self) -> Path:
+        """The list of rejected records."""
+        return self.folder / "rejected.tsv"
+
+    @property
+    def asked(self) -> Path:
+        """What the last run asked for, as `Asked` has it."""
+        return self.folder / "asked.json"
+
+    @property
+    def lock(self) -> Path:
+        """Held by the run that works on the dataset; `run` says which that is."""
+        return self.folder / "run.lock"
+
+    @property
+    def run(self) -> Path:
+        """The run that works on the dataset, or worked last."""
+        return self.folder / "run.json"
+
+    @property
+    def earlier(self) -> Path:
+        """The second name of the merged file while a run replaces it."""
+        return self.folder / "embeddings.earlier.h5"
 
     @property
     def report(self) -> Path:
@@ -120,5 +146,7 @@ def is_path_of_weights(source: str) -> bool:
 
 def weights_manifest(model: str, source: str, adapter: str = "") -> Path:
     """Return the manifest of weights; each source has its own, so that none replaces another."""
-    plain = source in (UNTRAINED, PRETRAINED) and not adapter
-    return WEIGHTS / (source if plain else "custom") / f"{model}.json"
+    if source in (UNTRAINED, PRETRAINED) and not adapter:
+        return WEIGHTS / source / f"{model}.json"
+    digest = hashlib.blake2b(f"{source}\0{adapter}".encode(), digest_size=4).hexdigest()
+    return WEIGHTS / "custom" / f"{model}.{digest}.json"

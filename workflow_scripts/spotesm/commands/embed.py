@@ -6,11 +6,12 @@ import click
 
 from spotesm.commands.workflow import (
     WithSnakemakeArguments,
-    become,
+    check_results,
     find_profile,
     keep_config,
     make_configs,
     pass_config,
+    run,
     snakemake_line,
     takes_input,
 )
@@ -19,6 +20,11 @@ from spotesm.commands.workflow import (
 @click.command(cls=WithSnakemakeArguments)
 @click.argument("fasta", nargs=-1, required=True)
 @takes_input
+@click.option(
+    "--replace",
+    is_flag=True,
+    help="Let a finished result of this name be replaced by one that lacks part of it.",
+)
 @click.option(
     "--gpus",
     metavar="N",
@@ -58,6 +64,7 @@ def embed(
     README has every key.
     """
     configs = make_configs(fasta, directory, **asked)
+    check_results(configs, directory, wait=not dry_run)
     if dry_run:
         paths = [pass_config(configs.values(), directory)]
     else:
@@ -66,4 +73,4 @@ def embed(
     options += ["--resources", f"gpu={gpus}"] if gpus else []
     options += find_profile(profile) if profile else []
     quiet = not (dry_run or verbose)
-    become([*snakemake_line(paths, directory, options, quiet), *snakemake])
+    run([*snakemake_line(paths, directory, options, quiet), *snakemake])

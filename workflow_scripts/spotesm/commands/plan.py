@@ -6,9 +6,9 @@ import click
 
 from spotesm.commands.workflow import (
     WithSnakemakeArguments,
-    become,
     make_configs,
     pass_config,
+    run,
     snakemake_line,
     takes_input,
 )
@@ -45,4 +45,6 @@ def plan(
     if fasta:
         made = make_configs(fasta, directory, **asked)
         configs = [pass_config(made.values(), directory)]
-    become([*snakemake_line(configs, directory, [], quiet=True), "plan_run", *snakemake])
+    # What lies there is replaced by nothing that is only planned.
+    options = ["--config", "replace=true"]
+    run([*snakemake_line(configs, directory, options, quiet=True), "plan_run", *snakemake])

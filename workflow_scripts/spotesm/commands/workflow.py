@@ -4,6 +4,8 @@ import os
 import shlex
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import chdir
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +18,9 @@ from spotesm.base.paths import REPOSITORY, SCHEMA, DatasetPaths, is_path_of_weig
 from spotesm.request.config import Dataset, check_config, dataset_name, expand_path, own_files
 from spotesm.request.inputs import find_fasta
 from spotesm.request.reuse import find_result, find_reused
+from spotesm.runs.identity import ask, judge_results
+from spotesm.runs.occupancy import wait_until_free
+from spotesm.runs.supervise import supervise
 
 NOT_KEPT = Path(".snakemake/spotesm-config.yaml")  # the config of what leaves nothing behind
 HEADER = """\
@@ -123,6 +128,7 @@ def make_configs(
     nucleotide: bool = False,
     weights: str | None = None,
     reuse: Sequence[str] = (),
+    replace: bool = False,
     **asked: object,
 ) -> dict[str, dict]:
     """Return the config of each dataset, checked, with what was given and nothing else.
@@ -149,7 +155,9 @@ def make_configs(
                 name if name in datasets else place(_find_earlier(name, directory))
                 for name in reuse
             ]
-            return _make_config(dataset, paths, nucleotide, weights=own, reuse=earlier, **asked)
+            return _make_config(
+                dataset, paths, nucleotide, weights=own, reuse=earlier, replace=replace, **asked
+            )
 
         checked[dataset] = check_config(config_with(_absolute))
         find_fasta(Dataset.of_config(checked[dataset], dataset).fasta, dataset)
@@ -202,6 +210,7 @@ def _make_config(
     outputs: list[str] | None,
     layers: list[int] | None,
     reuse: list[str],
+    replace: bool,
 ) -> dict:
     fasta: object = paths if len(paths) > 1 else paths[0]
     config: dict = {
@@ -212,7 +221,7 @@ def _make_config(
     of_model = {"name": model, "weights": weights, "engine": engine}
     if of_model := {key: value for key, value in of_model.items() if value}:
         config["model"] = of_model
-    others = {"outputs": outputs, "layers": layers, "reuse": reuse}
+    others = {"outputs": outputs, "layers": layers, "reuse": reuse, "replace": replace}
     return config | {key: value for key, value in others.items() if value}
 
 
@@ -265,6 +274,26 @@ def _same_config(path: Path, config: Mapping) -> bool:
         return False
 
 
+def check_results(configs: Mapping[str, Mapping], directory: Path, wait: bool) -> None:
+    """Check, before anything is written, that no other run is at work, and no result would be lost.
+
+    Args:
+        wait: for a run that is about to end.
+
+    Raises:
+        UserError: there is one, or one would.
+    """
+    if not directory.is_dir():
+        return
+    with chdir(directory):
+        there = [name for name in configs if DatasetPaths.of(name).folder.is_dir()]
+        if wait:
+            wait_until_free(there, partial(click.echo, err=True))
+        config = check_config(merge_configs(configs.values()))
+        asked = {name: wanted for name, wanted in ask(config).items() if name in there}
+        judge_results(asked, config["replace"])
+
+
 # -- the line --------------------------------------------------------------------------------------
 
 
@@ -272,7 +301,8 @@ def snakemake_line(
     configs: Sequence[Path], directory: Path, options: Sequence[str], quiet: bool
 ) -> list[str]:
     """Return the command that runs the workflow; targets may follow it."""
-    line = [sys.executable, "-m", "snakemake"]
+    # Datasets have locks of ours; Snakemake's own are by folder, and outlive their process.
+    line = [sys.executable, "-m", "snakemake", "--nolock"]
     if configs:
         line += ["--configfile", *map(str, configs)]
     if quiet:
@@ -307,8 +337,7 @@ def find_profile(name: str) -> list[str]:
     return ["--workflow-profile", str(folder.resolve())]
 
 
-def become(line: Sequence[str]) -> None:
-    """Say the command, and become it."""
+def run(line: Sequence[str]) -> None:
+    """Say the command, run it, and leave as it does."""
     click.echo(shlex.join(line), err=True)
-    sys.stdout.flush()
-    os.execv(line[0], line)
+    sys.exit(supervise(line, os.environ))

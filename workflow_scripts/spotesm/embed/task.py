@@ -1,7 +1,7 @@
 """One shard's work order, and the task it becomes on a device."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -38,6 +38,7 @@ class ShardJob:
             under this name are ignored; later attempts under it resume as ever.
         prepared: the folder of prepared weights; None for the one beside torch's downloads.
         past: the merged file of this dataset, if an earlier run left one.
+        input: what the records come from, kept in the file.
         reuse: earlier merged files of others.
     """
 
@@ -53,6 +54,7 @@ class ShardJob:
     restart: str = ""
     prepared: Path | None = None
     past: Path | None = None
+    input: Mapping = field(default_factory=dict)
     reuse: Sequence[Path] = ()
 
 

@@ -1,5 +1,6 @@
 """The worker: embed one shard on one device, and lose nothing when it is taken away."""
 
+import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -70,6 +71,7 @@ def embed_shard(job: ShardJob) -> None:
                 writer.finish(
                     task.settings,
                     facts={
+                        "input": json.dumps(dict(job.input)),
                         "weights": task.weights.source,
                         "embedding_dim": task.weights.architecture.embedding_dim,
                         "n_resumed": progress.resumed,

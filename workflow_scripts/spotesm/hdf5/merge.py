@@ -4,9 +4,9 @@ import json
 import logging
 import platform
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -58,6 +58,8 @@ class MergeJob:
         nucleotide: whether the ids are those of `translate_contigs`.
         compression: of the HDF5 file, `gzip`, `lzf` or None.
         config: the settings of the run, kept in the file.
+        input: what the records come from, kept in the file.
+        earlier: the second name of what `output` replaces, removed in the end.
     """
 
     shards: Sequence[Path]
@@ -70,6 +72,8 @@ class MergeJob:
     nucleotide: bool
     compression: str | None
     config: dict
+    input: Mapping = field(default_factory=dict)
+    earlier: Path | None = None
 
 
 def merge_shards(job: MergeJob) -> dict:
@@ -89,7 +93,7 @@ def merge_shards(job: MergeJob) -> dict:
     with ExitStack() as stack:
         allow_open_files(2 * len(job.shards))
         shards = [stack.enter_context(ShardRows(path)) for path in job.shards]
-        _check_same_settings(shards)
+        _check_same_settings(shards, job.input)
         temporary = stack.enter_context(replacing(job.output))
         rejects = stack.enter_context(writing_rejected(job.rejected))
         for contig in (r for r in read_rejected(job.split_rejected) if r.stage == TRANSLATE):
@@ -118,15 +122,22 @@ def merge_shards(job: MergeJob) -> dict:
         )
         index.write(file)
         n_rejected = rejects.reasons.total()
-        file.attrs.update(_attributes(shards, job.config, split["n_records"], n_rejected))
+        file.attrs.update(_attributes(shards, job, split["n_records"], n_rejected))
         work = _sum_work(shards)
     summary = _summarise(job, split, rejects.reasons, work)
     write_json(job.summary, summary)
+    if job.earlier:
+        job.earlier.unlink(missing_ok=True)
     log.info("%s", describe(summary))
     return summary
 
 
-def _check_same_settings(shards: Sequence[ShardRows]) -> None:
+def _check_same_settings(shards: Sequence[ShardRows], origin: Mapping) -> None:
+    for shard in shards:
+        if json.loads(shard.attributes.get("input", "{}")) != origin:
+            raise IncompleteError(
+                f"{shard.path} was computed from another input; delete it and run again"
+            )
     for shard in shards[1:]:
         if shard.common["fingerprint"] != shards[0].common["fingerprint"]:
             raise IncompleteError(
@@ -224,7 +235,7 @@ class _Output:
 
 
 def _attributes(
-    shards: Sequence[ShardRows], config: dict, n_records: int, n_rejected: int
+    shards: Sequence[ShardRows], job: MergeJob, n_records: int, n_rejected: int
 ) -> dict[str, object]:
     common = shards[0].common
     return {
@@ -236,7 +247,8 @@ def _attributes(
         "spotesm_version": __version__,
         "torch_version": version("torch"),
         "python_version": platform.python_version(),
-        "config": json.dumps(config, sort_keys=True),
+        "config": json.dumps(job.config, sort_keys=True),
+        "input": json.dumps(dict(job.input)),
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "biologically_meaningful": common["weights"] != UNTRAINED,
     }

@@ -1,13 +1,54 @@
 """Signals that ask the process to stop, turned into a flag that the work looks at."""
 
+import ctypes
 import logging
+import os
 import signal
 import time
+from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 log = logging.getLogger(__name__)
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT)
+# Of Linux's prctl(2); elsewhere what they are for is left out.
+_PR_SET_PDEATHSIG, _PR_SET_CHILD_SUBREAPER = 1, 36
+Handler = Callable[[int, FrameType | None], object] | int | None
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
+def catch_stop_signals(handler: Callable[[int, FrameType | None], None]) -> dict[int, Handler]:
+    """Let a function handle the signals that ask to stop; return what handled each before.
+
+    One that is ignored stays so: `nohup` means it.
+    """
+    return {
+        number: signal.signal(number, handler)
+        for number in STOP_SIGNALS
+        if signal.getsignal(number) != signal.SIG_IGN
+    }
+
+
+def stop_with_parent(parent: int) -> Callable[[], None]:
+    """Return what a child of the process `parent` calls to get SIGTERM when that dies."""
+
+    def stop() -> None:
+        _prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+        if os.getppid() != parent:  # dead already
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    return stop
+
+
+def adopt_orphans() -> None:
+    """Become the parent of all below whose own parent dies, so that they can be waited for."""
+    _prctl(_PR_SET_CHILD_SUBREAPER, 1)
+
+
+def _prctl(option: int, value: int) -> None:
+    with suppress(AttributeError, OSError):
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 class Preempted(Exception):
@@ -24,8 +65,8 @@ GRACE_SECONDS = 2.0
 class StopRequest:
     """Whether a stop was asked for.
 
-    While it is entered, SIGTERM and SIGINT only set the flag: no I/O, no lock, no CUDA call
-    happens in the handler, and further signals change nothing.
+    While it is entered, the signals only set the flag: no I/O, no lock, no CUDA call happens in
+    the handler, and further signals change nothing.
     """
 
     def __init__(self) -> None:
@@ -33,7 +74,7 @@ class StopRequest:
         self._asked = 0.0
 
     def __enter__(self) -> "StopRequest":
-        self._previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        self._previous = catch_stop_signals(self._note)
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -38,6 +38,7 @@ class ReportJob:
         checkpoints: the folder with the journals of the shards.
         labels: a TSV of id and label that colours the map, with a header; or None.
         output: the HTML file.
+        key: tells it from reports on other results.
     """
 
     dataset: str
@@ -47,6 +48,7 @@ class ReportJob:
     checkpoints: Path
     labels: Path | None
     output: Path
+    key: str = ""
 
 
 @dataclass(frozen=True)
@@ -77,6 +79,7 @@ def report_dataset(job: ReportJob) -> None:
         colours = choose_colours(landscape, labels)
         page = load_template().render(
             dataset=job.dataset,
+            made_of=job.key,
             summary=summary,
             model=request.model,
             key=next(iter(request.select().row_keys), ""),

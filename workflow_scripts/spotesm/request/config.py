@@ -305,6 +305,17 @@ class Dataset:
         """Whether it is translated first."""
         return self.alphabet == "nucleotide"
 
+    @property
+    def reading(self) -> dict:
+        """How the input is read, as results say it."""
+        if not self.is_nucleotide:
+            return {"alphabet": "protein"}
+        return {
+            "alphabet": "nucleotide",
+            "genetic_code": self.genetic_code,
+            "min_orf": self.min_orf,
+        }
+
 
 def checkpoint_thresholds(config: Mapping) -> dict:
     """Return when a part is written: the preset, overridden key by key."""

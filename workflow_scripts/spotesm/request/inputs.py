@@ -82,6 +82,44 @@ def know_by_content(paths: Iterable[str], memory: Path = MEMORY) -> list[str]:
     return [f"{fact[0]} {fact[-1]}" for fact in known.values()]
 
 
+def is_grown(before: Sequence[str], files: Sequence[str], contents: Sequence[str]) -> bool:
+    """Whether files begin with all that earlier ones had, and have further records behind it.
+
+    Known from their bytes alone; what is compressed anew, or in another order, is not known so.
+
+    Args:
+        before: `SIZE DIGEST` of each earlier file.
+        contents: the same of each of `files`.
+    """
+    left = list(zip(files, contents, strict=True))
+    for content in before:
+        match = next((pair for pair in left if pair[1] == content), None) or next(
+            (pair for pair in left if _begins_with(pair[0], content)), None
+        )
+        if match is None:
+            return False
+        left.remove(match)
+    return True
+
+
+def _begins_with(path: str, content: str) -> bool:
+    """Whether a file is the one of `SIZE DIGEST` with records appended."""
+    size, digest = content.split()
+    if int(size) >= Path(path).stat().st_size:
+        return False
+    found, left = hashlib.blake2b(digest_size=16), int(size)
+    with open(path, "rb") as file:
+        last = b""
+        while left and (block := file.read(min(left, 1 << 20))):
+            found.update(block)
+            left -= len(block)
+            last = block[-1:]
+        appended = file.read(1 << 12)
+    # Else the last record may have grown; of what is compressed, nobody knows.
+    begins_record = (last == b"\n" and appended[:1] == b">") or appended[:2] == b"\n>"
+    return begins_record and found.hexdigest() == digest
+
+
 def _recall(memory: Path) -> dict[str, list]:
     try:
         return json.loads(memory.read_text(encoding="utf-8"))

@@ -1,6 +1,6 @@
 """How a run ended: where its results are, or the last error of every job that failed."""
 
-from collections.abc import Iterable
+from collections.abc import Mapping
 from pathlib import Path
 
 from spotesm.base.durable import read_json
@@ -8,21 +8,22 @@ from spotesm.base.journal import Journal
 from spotesm.base.logs import GOES_ON, last_error, was_stopped
 from spotesm.base.paths import RESULTS, DatasetPaths
 from spotesm.hdf5.merge import describe
+from spotesm.runs.identity import DONE, Asked, find_standing
 
 
-def describe_results(datasets: Iterable[str], since: float = 0, results: Path = RESULTS) -> str:
-    """Return two lines for each dataset that is done: its file in numbers, and its report.
+def describe_results(asked: Mapping[str, Asked], since: float = 0) -> str:
+    """Return two lines for each dataset that has what is asked: its file in numbers, its report.
 
     Args:
         since: reports that have not been written after this time (seconds since 1970) are old.
     """
-    found = [DatasetPaths.of(name, results) for name in datasets]
+    found = [(DatasetPaths.of(name), wanted) for name, wanted in asked.items()]
     return "\n".join(
         f"{describe(read_json(paths.summary))}\nreport: {paths.report}"
-        for paths in found
-        if paths.summary.exists()
-        and paths.report.exists()
+        for paths, wanted in found
+        if paths.report.exists()
         and paths.report.stat().st_mtime >= since
+        and find_standing(paths, wanted).state == DONE
     )
 
 

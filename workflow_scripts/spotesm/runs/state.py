@@ -3,7 +3,7 @@
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from math import isfinite
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from spotesm.base.journal import Journal
 from spotesm.base.paths import RESULTS, DatasetPaths, shard_file
 from spotesm.base.text import duration
 from spotesm.embed.progress import FILE_NAME, Snapshot
+from spotesm.runs.identity import Asked, is_finished, is_shard_of
 
 # A running job tells of itself every few seconds, or after each batch where one lasts longer.
 SILENT_AFTER_SECONDS = 120.0
@@ -86,18 +87,27 @@ class Total:
 
 def read_run(results: Path = RESULTS) -> list[ShardStatus]:
     """Return the state of every shard of every dataset, in order."""
-    return [
-        read_shard(paths.name, fasta.stem, shard_file(fasta), paths.checkpoints / fasta.stem)
-        for paths in DatasetPaths.of_all(results)
-        for fasta in paths.shards
-    ]
+    shards = []
+    for paths in DatasetPaths.of_all(results):
+        asked, finished = Asked.read(paths.asked), is_finished(paths)
+        for fasta in paths.shards:
+            output, checkpoints = shard_file(fasta), paths.checkpoints / fasta.stem
+            shard = read_shard(paths.name, fasta.stem, output, checkpoints, asked)
+            shards.append(replace(shard, state="done", share=1.0) if finished else shard)
+    return shards
 
 
-def read_shard(dataset: str, shard: str, output: Path, checkpoints: Path) -> ShardStatus:
-    """Return the state of one shard, from its output, its journal and its progress."""
+def read_shard(
+    dataset: str, shard: str, output: Path, checkpoints: Path, asked: Asked | None = None
+) -> ShardStatus:
+    """Return the state of one shard, from its output, its journal and its progress.
+
+    Args:
+        asked: what its output has to be of, if that is known.
+    """
     events = read_events(checkpoints)
     restarts = max(0, count_last_starts(events) - 1)
-    if output.exists():
+    if output.exists() and (asked is None or is_shard_of(output, asked)):
         rejected, reused = count_in(output)
         return ShardStatus(
             *(dataset, shard, "done"),

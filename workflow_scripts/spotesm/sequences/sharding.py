@@ -4,7 +4,7 @@ import logging
 import tempfile
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import pairwise
@@ -71,6 +71,7 @@ def split_fasta(
     kept: Path | None = None,
     surely_proteins: bool = True,
     contigs: Contigs | None = None,
+    origin: Mapping | None = None,
 ) -> None:
     """Write every record of `inputs` to one of `shards`, or as a line to `rejected`.
 
@@ -83,10 +84,11 @@ def split_fasta(
     Args:
         rejected: TSV, see `Rejected`; begins with the lines of `contigs`.
         summary: JSON with `COUNTS`, `n_repeated_ids` and the counts of `contigs`.
-        max_rejected: fraction of the records that may be rejected.
+        max_rejected: fraction of the records that may be.
         kept: where the lines of `rejected` go instead if those are too many.
         surely_proteins: whether sequences that look like nucleotides are taken for proteins.
         contigs: what the records come from, if they are open reading frames.
+        origin: what the input is known by, kept in `summary` as `input`.
 
     Raises:
         InputError: an input cannot be read, or looks like nucleotides.
@@ -123,7 +125,8 @@ def split_fasta(
             kept or rejected,
             "Mend the input, or raise max_rejected and run again",
         )
-    write_json(summary, {**counts, **(read_json(contigs.counts) if contigs else {})})
+    of_contigs = read_json(contigs.counts) if contigs else {}
+    write_json(summary, {**counts, **of_contigs, "input": dict(origin or {})})
 
 
 def divide_digests(shards: int) -> np.ndarray:
@@ -138,11 +141,6 @@ def shards_of(digests: np.ndarray, edges: np.ndarray) -> np.ndarray:
     return np.searchsorted(edges, keys_of(digests), "right")
 
 
-def _open_replacing(stack: ExitStack, path: Path) -> BinaryIO:
-    file = open(stack.enter_context(replacing(path)), "wb")  # noqa: SIM115
-    return stack.enter_context(file)
-
-
 class _ShardFiles:
     """The files of all shards, written side by side.
 
@@ -154,7 +152,10 @@ class _ShardFiles:
 
     def __init__(self, stack: ExitStack, paths: Sequence[Path]) -> None:
         self._paths = paths
-        self._files = [_open_replacing(stack, path) for path in paths]
+        self._files = [
+            stack.enter_context(open(stack.enter_context(replacing(path)), "wb"))  # noqa: SIM115
+            for path in paths
+        ]
         self._pending: list[list[bytes]] = [[] for _ in paths]
         self._pending_bytes = 0
 

@@ -4,7 +4,7 @@ import logging
 import re
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
 
@@ -135,6 +135,7 @@ def translate_contigs(
     min_orf: int,
     max_rejected: float,
     kept: Path,
+    origin: Mapping | None = None,
 ) -> None:
     """Write a protein FASTA of all open reading frames, with ids `ID|frame±k|start-end`.
 
@@ -144,6 +145,7 @@ def translate_contigs(
         summary: JSON with `COUNTS`.
         max_rejected: fraction of the contigs that may be rejected.
         kept: where the lines of `rejected` go instead if those are too many.
+        origin: what the input is known by, kept in `summary` as `input`.
 
     Raises:
         InputError: an input cannot be read, or nothing in them is long enough.
@@ -182,7 +184,7 @@ def translate_contigs(
             raise InputError(
                 f"{inputs[0]}: no open reading frame has {min_orf} residues; lower min_orf"
             )
-    write_json(summary, counts)
+    write_json(summary, {**counts, "input": dict(origin or {})})
     log.info("%d contigs, %d open reading frames", counts["n_contigs"], n_orfs)
     if counts["n_unknown_codons"]:
         log.warning(

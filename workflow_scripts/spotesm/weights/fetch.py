@@ -1,7 +1,8 @@
 """Make sure that weights are there, whole and right, before any shard waits for them."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -27,6 +28,7 @@ def fetch_weights(
     precision: str = "auto",
     prepared: Path | None = None,
     prove: Callable[[Weights], None] = lambda weights: None,
+    contents: Sequence[str] = (),
 ) -> None:
     """Make sure the weights of `model` are on disk, whole and right, and write their manifest.
 
@@ -40,6 +42,7 @@ def fetch_weights(
         precision: in which they are prepared for the packed engine; `auto` leaves that to the first
             job, which knows its device.
         prepared: the folder of prepared weights; None for the one beside torch's downloads.
+        contents: what the files that the config names are known by, kept in the manifest.
         prove: is called with the weights before they are written down; what it raises ends it.
 
     Raises:
@@ -51,7 +54,7 @@ def fetch_weights(
         named_adapter, adapter = _find_hub(adapter)
         named = f"{named} + {named_adapter}"
     opened = open_named(model, path, adapter)
-    weights = know(model, named, path, adapter, opened)
+    weights = replace(know(model, named, path, adapter, opened), contents=list(contents))
     weights.check_has(logits, contacts)
     if opened.files:
         check_finite(opened)

@@ -3,7 +3,7 @@
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from spotesm.base.durable import read_json, write_json
@@ -30,6 +30,7 @@ class Weights:
         sha256: of the weights: of their file, if there is but one, in hex.
         regression_sha256: of the file that has the contact regression; empty if there is none.
         has_logits: whether the head of masked language modelling is there.
+        contents: `SIZE DIGEST` of the files that the config names.
     """
 
     model: str
@@ -40,6 +41,7 @@ class Weights:
     sha256: str
     regression_sha256: str
     has_logits: bool
+    contents: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, manifest: Path) -> "Weights":

@@ -1,0 +1,391 @@
+"""Whether a finished result is what is asked for now, told from the file itself.
+
+A scheduler's memory may be lost, and the dates of copies mean nothing, so neither is looked at. A
+result that lacks something is computed again, reusing what it holds; one that would lose something
+is not touched unless the user says so.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import h5py
+import numpy as np
+
+from spotesm.base.durable import read_json, replacing, write_json
+from spotesm.base.failures import ConfigError, InputError, WeightsError
+from spotesm.base.paths import DatasetPaths, is_path_of_weights, weights_manifest
+from spotesm.hdf5.format import DAMAGE, open_checked, refuse_foreign
+from spotesm.request.config import Dataset, compression_filter, own_files
+from spotesm.request.inputs import find_fasta, is_grown, know_by_content
+from spotesm.request.outputs import Outputs
+from spotesm.request.request import Request
+from spotesm.request.reuse import outputs_of
+from spotesm.sequences.containment import holds_all
+from spotesm.sequences.digests import from_bytes
+from spotesm.sequences.long_sequences import SMALLER_WINDOWS, LongSequences
+
+ABSENT, DONE, TO_DO, REFUSED = "absent", "done", "to do", "refused"
+ROWS_AT_ONCE = 1 << 18
+MARKS = Path(".snakemake/spotesm")
+WAYS_ON = (
+    "Give the new one another name (--name; in a config, another name below datasets:), or let it "
+    "be replaced (--replace; replace: true)"
+)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a run asks of one dataset.
+
+    Attributes:
+        request: layers and precision may be unresolved.
+        weights: what the config calls them, and
+        weights_sha256: what they are; empty if nobody has looked at them yet.
+        reading: how the input is read: its alphabet, and what translates nucleotides.
+        files: the input files, and
+        contents: `SIZE DIGEST` of each.
+        compression: of the merged file, as h5py calls it.
+        max_rejected: fraction of the records that may be rejected.
+    """
+
+    request: Request
+    weights: str
+    weights_sha256: str
+    reading: dict
+    files: list[str]
+    contents: list[str]
+    compression: str | None
+    max_rejected: float
+
+    @property
+    def input(self) -> dict:
+        """What the records come from, as shards and merged files say it."""
+        return {"reading": self.reading, "files": self.files, "contents": self.contents}
+
+    def write(self, path: Path) -> None:
+        """Write it down, for `is_finished`."""
+        write_json(path, {**asdict(self), "request": self.request.as_param()})
+
+    @classmethod
+    def read(cls, path: Path) -> "Asked | None":
+        """Read what `write` wrote; None if that is not there, or foreign."""
+        try:
+            content = read_json(path)
+            return cls(**{**content, "request": Request.of_param(content["request"])})
+        except (OSError, ValueError, TypeError, KeyError):
+            return None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How a dataset's merged file stands to what is asked.
+
+    Attributes:
+        state: `ABSENT`; `DONE`, it is what is asked; `TO_DO`, what is asked holds all that it
+            holds, and something more; `REFUSED`, something that it holds would be lost.
+        why: what differs, in words.
+    """
+
+    state: str
+    why: tuple[str, ...] = ()
+
+
+def find_standing(paths: DatasetPaths, asked: Asked) -> Standing:
+    """Compare a dataset's merged file with what is asked.
+
+    Raises:
+        InputError: what lies in its place is none of spotESM's files.
+    """
+    if not paths.embeddings.exists():
+        return Standing(ABSENT)
+    refuse_foreign(paths.embeddings)
+    try:
+        with open_checked(paths.embeddings) as file:
+            lost, lacking = _compare(file, asked)
+    except (InputError, *DAMAGE) as error:
+        return Standing(TO_DO, (f"it is damaged ({error})",))
+    if lost:
+        return Standing(REFUSED, tuple(lost))
+    beside = (path for path in (paths.summary, paths.rejected) if not path.exists())
+    lacking += [f"{path} is missing" for path in beside]
+    return Standing(TO_DO, tuple(lacking)) if lacking else Standing(DONE)
+
+
+def is_finished(paths: DatasetPaths) -> bool:
+    """Whether a dataset's merged file is what was last asked for, as `Asked.write` noted it."""
+    asked = Asked.read(paths.asked)
+    try:
+        return asked is not None and find_standing(paths, asked).state == DONE
+    except InputError:
+        return False
+
+
+def ask(config: Mapping) -> dict[str, Asked]:
+    """Return what a checked config asks, by dataset; looks at all files that it names.
+
+    Raises:
+        ConfigError, InputError: one is not there, or cannot be read.
+    """
+    model = config["model"]
+    manifest = weights_manifest(model["name"], model["weights"], model["adapter"])
+    contents = know_by_content(own_files(config)["weights"])
+    asked = {}
+    for name in config["datasets"]:
+        dataset = Dataset.of_config(config, name)
+        files = find_fasta(dataset.fasta, name)
+        asked[name] = Asked(
+            request=Request.of_config(config),
+            weights=" + ".join(filter(None, (model["weights"], model["adapter"]))),
+            weights_sha256=_known_sha256(manifest, contents),
+            reading=dataset.reading,
+            files=files,
+            contents=know_by_content(files),
+            compression=compression_filter(config),
+            max_rejected=config["max_rejected"],
+        )
+    return asked
+
+
+def judge_results(asked: Mapping[str, Asked], replace: bool) -> dict[str, Standing]:
+    """Return how the result of each dataset stands, after mending what a kill left.
+
+    Args:
+        replace: whether results may lose something.
+
+    Raises:
+        ConfigError: one would, and may not.
+        InputError: what lies in the place of one is none of spotESM's files.
+    """
+    standings = {}
+    for name, wanted in asked.items():
+        paths = DatasetPaths.of(name)
+        restore_earlier(paths)
+        standings[name] = find_standing(paths, wanted)
+    if not replace:
+        refuse_losses(standings)
+    return standings
+
+
+def restore_earlier(paths: DatasetPaths) -> None:
+    """Give a merged file its name back if a run ended while it replaced it."""
+    if not paths.earlier.exists():
+        return
+    if paths.embeddings.exists():
+        paths.earlier.unlink()
+    else:
+        os.replace(paths.earlier, paths.embeddings)
+
+
+def is_manifest_of(manifest: Path, contents: list[str]) -> bool:
+    """Whether a manifest is of the files that the config names, by their `SIZE DIGEST`."""
+    return bool(_known_sha256(manifest, contents))
+
+
+def _known_sha256(manifest: Path, contents: list[str]) -> str:
+    try:
+        known = read_json(manifest)
+        return known["sha256"] if known["contents"] == contents else ""
+    except (OSError, ValueError, TypeError, KeyError):
+        return ""
+
+
+def check_same_weights(manifest: Path, held: Iterable[Path]) -> None:
+    """Check that merged files, which are to hold more, have the weights of a manifest.
+
+    Raises:
+        WeightsError: one was not.
+    """
+    sha256 = read_json(manifest)["sha256"]
+    for path in held:
+        with open_checked(path) as file:
+            if file.attrs["weights_sha256"] != sha256:
+                raise WeightsError(
+                    f"{path} has a finished result of other weights ({file.attrs['weights']}), "
+                    f"which this run would replace. {WAYS_ON}"
+                )
+
+
+def report_key(embeddings: Path, labels: list[str]) -> str:
+    """Return what tells a report from those on other results, or with other labels.
+
+    Args:
+        labels: `SIZE DIGEST` of the labels' file, if there is one.
+    """
+    try:
+        with open_checked(embeddings) as file:
+            result = [str(file.attrs["created"]), str(file.attrs["fingerprint"]), *labels]
+    except InputError:
+        return ""
+    return hashlib.blake2b(json.dumps(result).encode(), digest_size=16).hexdigest()
+
+
+def refuse_losses(standings: Mapping[str, Standing]) -> None:
+    """Check that no finished result would lose anything, by dataset.
+
+    Raises:
+        ConfigError: one would; says what, and the ways on.
+    """
+    refused = {name: s for name, s in standings.items() if s.state == REFUSED}
+    if not refused:
+        return
+    name, standing = next(iter(refused.items()))
+    others = f" (so do {', '.join(list(refused)[1:])})" if len(refused) > 1 else ""
+    raise ConfigError(
+        f"{DatasetPaths.of(name).embeddings} has a finished result, which this run would replace: "
+        f"{'; '.join(standing.why)}. {WAYS_ON}{others}"
+    )
+
+
+def is_split_of(counts: Path, asked: Asked) -> bool:
+    """Whether what a step counted is of the input that is asked for."""
+    try:
+        return read_json(counts)["input"] == asked.input
+    except (OSError, ValueError, TypeError, KeyError):
+        return False
+
+
+def is_shard_of(path: Path, asked: Asked) -> bool:
+    """Whether a shard's file was computed for what is asked, and of this input."""
+    try:
+        with h5py.File(path, "r", locking=False) as file:
+            theirs = json.loads(file.attrs["fingerprint"])
+            return (
+                json.loads(file.attrs["input"]) == asked.input
+                and not [*_compare_model(theirs, str(file.attrs["weights"]), asked)]
+                and theirs["long_sequences"] == asdict(asked.request.long_sequences)
+                and outputs_of(theirs).keys == _outputs_of(asked.request).keys
+            )
+    except DAMAGE:
+        return False
+
+
+def write_mark(stale: Path, run: str, folder: Path = MARKS) -> Path:
+    """Write a file that is newer than a stale output, and new in each run; where it is."""
+    mark = folder / "stale"
+    with replacing(mark) as temporary:
+        temporary.write_text(run, encoding="utf-8")
+    if stale.stat().st_mtime >= mark.stat().st_mtime:  # its clock was wrong
+        os.utime(stale, (0, 0))
+    return mark
+
+
+# -- the comparison --------------------------------------------------------------------------------
+
+
+def _compare(file: h5py.File, asked: Asked) -> tuple[list[str], list[str]]:
+    """Return what of a file would be lost, and what it lacks."""
+    theirs = json.loads(file.attrs["fingerprint"])
+    lost = [
+        *_compare_model(theirs, str(file.attrs["weights"]), asked),
+        *_find_lost_rows(file, theirs["long_sequences"], asked.request.long_sequences),
+    ]
+    lacking = []
+    if not asked.weights_sha256 and is_path_of_weights(asked.weights):
+        lacking.append(f"{asked.weights} has not been looked at yet")
+    if theirs["long_sequences"] != asdict(asked.request.long_sequences):
+        lacking.append("long_sequences: is another")
+    n_records, n_rejected = int(file.attrs["n_records"]), int(file.attrs["n_rejected"])
+    if n_rejected > asked.max_rejected * n_records:
+        lacking.append(f"{n_rejected} of its {n_records} records were rejected")
+    if lost:  # another model has other keys, and reading the input takes long
+        return lost, lacking
+    held, wanted = outputs_of(theirs).keys, _outputs_of(asked.request).keys
+    lacking += [f"{key} is added" for key in wanted if key not in held]
+    if {file[key].compression for key in held} != {asked.compression}:
+        lacking.append(f"compression: {asked.compression or 'none'} is asked for")
+    problem, is_lost = _compare_input(file, asked)
+    (lost if is_lost else lacking).extend(problem)
+    if not set(held) <= set(wanted) and (lacking or wanted[0] != held[0]):
+        lost.append(
+            f"it holds {', '.join(held)}, in this order; asked for is {', '.join(wanted)}, not all "
+            "of that: ask for both to have them in one file"
+        )
+    return lost, lacking
+
+
+def _outputs_of(request: Request) -> Outputs:
+    return request.resolve(request.precision).select()
+
+
+def _compare_model(theirs: Mapping, source: str, asked: Asked) -> Iterator[str]:
+    """Yield what of the model and its arithmetic is another."""
+    request = asked.request
+    for what, held, wanted in (
+        ("model", theirs["model"], request.model),
+        ("engine", theirs["engine"], request.engine),
+        ("store_dtype", theirs["store_dtype"], request.store_dtype),
+    ):
+        if held != wanted:
+            yield f"its {what} is {held}; asked for is {wanted}"
+    if request.precision not in ("auto", theirs["precision"]):
+        yield f"its precision is {theirs['precision']}; asked for is {request.precision}"
+    if asked.weights_sha256:
+        same = theirs["weights_sha256"] == asked.weights_sha256
+    elif is_path_of_weights(asked.weights):
+        same = True  # until somebody has looked, nobody knows
+    else:
+        same = source == asked.weights or source.startswith(f"{asked.weights}@")
+    if not same:
+        yield f"its weights are {source}; asked for is {asked.weights}" + (
+            ", whose files are others" if source == asked.weights else ""
+        )
+
+
+def _find_lost_rows(file: h5py.File, theirs: Mapping, ours: LongSequences) -> Iterator[str]:
+    """Yield why rows would be others under another policy for long sequences.
+
+    Sequences that fit into the window of both go through whole, whatever the policies.
+    """
+    before = LongSequences(**theirs)
+    if before == ours:
+        return
+    policy = (before.policy, before.window, before.overlap)
+    fits_both = min(before.window, ours.window)
+    another = policy != (ours.policy, ours.window, ours.overlap)
+    smaller = before.out_of_memory == SMALLER_WINDOWS != ours.out_of_memory
+    for start in range(0, len(file["lengths"]), ROWS_AT_ONCE):
+        lengths = file["lengths"][start : start + ROWS_AT_ONCE]
+        windows = file["windows"][start : start + ROWS_AT_ONCE]
+        if (another and (lengths > fits_both).any()) or (
+            smaller and (windows > before.count_windows(lengths)).any()
+        ):
+            yield f"its long sequences went through as {_text(before)}; asked for is {_text(ours)}"
+            return
+
+
+def _text(long: LongSequences) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in asdict(long).items())
+
+
+def _compare_input(file: h5py.File, asked: Asked) -> tuple[list[str], bool]:
+    """Return what of the input differs, and whether the result has records that it has not."""
+    if "input" not in file.attrs:
+        return ["it does not say which files it is of"], True
+    held = json.loads(file.attrs["input"])
+    names = ", ".join(held["files"][:3]) + (" and more" if len(held["files"]) > 3 else "")
+    if held["reading"] != asked.reading:
+        return [
+            f"it is of {names}, read as {_reading(held['reading'])}, not {_reading(asked.reading)}"
+        ], True
+    if held["contents"] == asked.contents:
+        return [], False
+    if is_grown(held["contents"], asked.files, asked.contents) or (
+        not asked.reading.get("genetic_code") and holds_all(asked.files, _read_records(file))
+    ):
+        return ["the input has more records"], False
+    return [f"it has records of {names} that {', '.join(asked.files[:3])} lacks"], True
+
+
+def _reading(reading: Mapping) -> str:
+    return ", ".join(f"{name} {value}" for name, value in reading.items())
+
+
+def _read_records(file: h5py.File) -> Iterable[tuple[list[bytes], np.ndarray]]:
+    """Yield ids and digests (k,) DIGEST of all rows, block by block."""
+    for start in range(0, len(file["lengths"]), ROWS_AT_ONCE):
+        rows = slice(start, start + ROWS_AT_ONCE)
+        yield file["sequence_ids"][rows].tolist(), from_bytes(file["digests"][rows])
