@@ -1,5 +1,8 @@
 """The whole workflow under random faults: the same command, again and again, to the same file.
 
+The command is what a user types, with no other step between. A new one may begin while what a kill
+has left still ends.
+
 `make chaos` runs the long one. Every round embeds the same proteins from the start and is hit
 until it is through; its file must equal the unbroken one bit for bit, and no sequence may have
 been embedded more often than the faults of the round explain.
@@ -21,7 +24,7 @@ import psutil
 import pytest
 from sequences import random_sequence, write_fasta
 from shards import assert_same_datasets
-from snakemake_runs import start_snakemake, write_config
+from snakemake_runs import start_spotesm
 
 SEED = int(os.environ.get("CHAOS_SEED", "20"))
 N_FAULTS = int(os.environ.get("CHAOS_FAULTS", "3"))
@@ -30,15 +33,9 @@ SEQUENCES_IN_A_PART = 8
 MOST_IN_FLIGHT = 60  # short ones, in one batch of 512 tokens
 WAIT_SECONDS = 240.0
 STEPS = {"embed": "embed_shard.py", "merge": "merge_shards.py"}
-ARGUMENTS = (
-    "results/d/embeddings.h5",
-    "--configfile",
-    "my.yaml",
-    "--cores",
-    "2",
-    "--resources",
-    "gpu=2",
-)
+ARGUMENTS = ("embed", "d.fasta", "--model", "esm2_t6_8M_UR50D", "--weights", "untrained")
+ARGUMENTS += ("--gpus", "2", "--", "results/d/embeddings.h5", "--cores", "2")
+ARGUMENTS += ("--config", "shards=2", f'checkpoint={{"sequences": {SEQUENCES_IN_A_PART}}}')
 ARGUMENTS += ("--set-threads", "embed_shard=1")
 ARGUMENTS += ("--set-resources", "embed_shard:tokens_per_batch=512")
 
@@ -46,7 +43,11 @@ KINDS = {
     "SIGKILL to a job": 5,
     "SIGTERM to a job": 4,
     "SIGINT to a job": 2,
-    "SIGKILL to the driver": 2,
+    "SIGKILL to Snakemake": 2,
+    "SIGKILL to the parent": 2,
+    "SIGTERM to the parent": 2,
+    "SIGHUP to the parent": 2,
+    "SIGHUP to all": 2,
     "SIGTERM to all": 2,
     "SIGINT to all": 2,
     "SIGKILL to all": 2,
@@ -70,12 +71,8 @@ class Round:
     def start(self, *arguments: str, file_size: int = resource.RLIM_INFINITY) -> None:
         """Give the user's command."""
         trace = {"SPOTESM_FAULTS": f"trace={self.folder / 'trace'}"}
-        self.driver = start_snakemake(
-            self.folder,
-            *(*ARGUMENTS, *arguments),
-            stdout=subprocess.DEVNULL,
-            file_size=file_size,
-            **trace,
+        self.driver = start_spotesm(
+            self.folder, *ARGUMENTS, *arguments, file_size=file_size, **trace
         )
         self.groups.append(self.driver.pid)
 
@@ -83,15 +80,16 @@ class Round:
         return self.driver is not None and self.driver.poll() is None
 
     def end(self) -> int:
-        """Wait for the command, and unlock if it was killed; its exit code."""
-        self.driver.wait(WAIT_SECONDS)
-        if self.driver.returncode == -signal.SIGKILL:
-            unlock = start_snakemake(self.folder, *ARGUMENTS, "--unlock")
-            unlock.communicate(timeout=WAIT_SECONDS)
-        return self.driver.returncode
+        """Wait for the command; its exit code."""
+        return self.driver.wait(WAIT_SECONDS)
+
+    def snakemake(self) -> int:
+        """The process that the command has started."""
+        (child,) = psutil.Process(self.driver.pid).children()
+        return child.pid
 
     def jobs(self, step: str) -> list[psutil.Process]:
-        """The processes of a step's script, orphans of killed drivers among them."""
+        """The processes of a step's script, orphans of killed commands among them."""
         found = []
         for process in psutil.process_iter():
             try:
@@ -143,19 +141,21 @@ def hit(round_: Round, kind: str) -> bool:
         victims = round_.jobs("embed")
         polls = iter(range(rng.randint(0, 100)))
     round_.wait_for(lambda: next(polls, None) is None)
-    if number == signal.SIGKILL and target != "the driver":
+    if number == signal.SIGKILL and target not in ("Snakemake", "the parent"):
         killed = len(victims) if target == "all" else 1
         round_.embedded_again += killed * (SEQUENCES_IN_A_PART + MOST_IN_FLIGHT)
     try:
         if target == "all":
             os.killpg(round_.driver.pid, number)
-        elif target == "the driver":
+        elif target == "the parent":
             os.kill(round_.driver.pid, number)
+        elif target == "Snakemake":
+            os.kill(round_.snakemake(), number)
         elif victims:
             rng.choice(victims).send_signal(number)
         else:
             return False
-    except (ProcessLookupError, psutil.NoSuchProcess):
+    except (ProcessLookupError, psutil.NoSuchProcess, ValueError):
         return False
     return True
 
@@ -200,7 +200,7 @@ def play(round_: Round, wanted: int) -> Counter[str]:
             round_.start()
         if kind and hit(round_, kind):
             suffered[kind] += 1
-            if kind.endswith(("driver", "all")):
+            if kind.endswith(("Snakemake", "the parent", "all")):
                 round_.end()
         elif round_.end() == 0:
             return suffered
@@ -214,12 +214,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rng = random.Random(SEED)
     records = [(f"p{i}", random_sequence(rng, rng.randint(5, 150))) for i in range(N_SEQUENCES)]
     records += [(f"twin{i}", records[i][1]) for i in range(0, N_SEQUENCES, 20)]
-    write_fasta(folder / "in.fasta", records)
-    checkpoint = {"sequences": SEQUENCES_IN_A_PART}
-    write_config(folder, datasets={"d": "in.fasta"}, shards=2, checkpoint=checkpoint)
-    driver = start_snakemake(folder, *ARGUMENTS)
-    output, _ = driver.communicate(timeout=WAIT_SECONDS)
-    assert driver.returncode == 0, output
+    write_fasta(folder / "d.fasta", records)
+    assert start_spotesm(folder, *ARGUMENTS).wait(WAIT_SECONDS) == 0
     return folder
 
 
@@ -233,8 +229,7 @@ def test_nothing_is_lost(
     while suffered.total() < N_FAULTS:
         folder = tmp_path / "round"
         folder.mkdir()
-        for name in ("in.fasta", "my.yaml"):
-            shutil.copy(unbroken / name, folder)
+        shutil.copy(unbroken / "d.fasta", folder)
         shutil.copytree(unbroken / "resources", folder / "resources")
         round_ = Round(folder, rng)
         try:

@@ -61,8 +61,16 @@ def spotesm(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-def start_spotesm(folder: Path, *arguments: str, **environment: str) -> subprocess.Popen:
-    """Start a command in a process group of its own; what it says goes to `said.txt`."""
+def start_spotesm(
+    folder: Path,
+    *arguments: str,
+    file_size: int = resource.RLIM_INFINITY,
+    **environment: str,
+) -> subprocess.Popen:
+    """Start a command in a process group of its own; what it says goes to `said.txt`.
+
+    No file may grow beyond `file_size` bytes.
+    """
     library = {"PYTHONPATH": str(REPOSITORY / "workflow_scripts")}
     with open(folder / "said.txt", "w") as said:
         return subprocess.Popen(
@@ -72,7 +80,7 @@ def start_spotesm(folder: Path, *arguments: str, **environment: str) -> subproce
             cwd=folder,
             env={**_environment(folder), **library, **environment},
             start_new_session=True,
-            preexec_fn=lambda: _prepare(resource.RLIM_INFINITY),
+            preexec_fn=lambda: _prepare(file_size),
         )
 
 

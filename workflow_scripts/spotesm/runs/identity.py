@@ -295,11 +295,13 @@ def _compare(file: h5py.File, asked: Asked) -> tuple[list[str], list[str]]:
         return lost, lacking
     held, wanted = outputs_of(theirs).keys, _outputs_of(asked.request).keys
     lacking += [f"{key} is added" for key in wanted if key not in held]
+    if wanted[0] != held[0]:  # what /embeddings leads to
+        lacking.append(f"{wanted[0]} is asked for first")
     if {file[key].compression for key in held} != {asked.compression}:
         lacking.append(f"compression: {asked.compression or 'none'} is asked for")
     problem, is_lost = _compare_input(file, asked)
     (lost if is_lost else lacking).extend(problem)
-    if not set(held) <= set(wanted) and (lacking or wanted[0] != held[0]):
+    if lacking and not set(held) <= set(wanted):
         lost.append(
             f"it holds {', '.join(held)}, in this order; asked for is {', '.join(wanted)}, not all "
             "of that: ask for both to have them in one file"
