@@ -177,8 +177,9 @@ def stale_shard(wildcards):
 
 
 def stale_result(wildcards):
-    """Force the merge, which is left out for results that are done."""
-    return mark_stale(f"results/{wildcards.dataset}/embeddings.h5", lambda path: False)
+    """Force the merge of a result that lacks something of what is asked."""
+    path = f"results/{wildcards.dataset}/embeddings.h5"
+    return mark_stale(path, lambda path: STANDINGS[wildcards.dataset].state == DONE)
 
 
 def earlier_result(wildcards):

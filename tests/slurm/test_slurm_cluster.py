@@ -318,8 +318,6 @@ def a_node_is_lost_and_the_driver_is_killed(run: Run) -> None:
             assert orphan["slurm_job"] == before["slurm_job"]
             run.hold()
             run.kill_driver()
-            run.start(*run.command, "--unlock")
-            assert run.driver.wait(WAIT_SECONDS) == 0, run.said
             run.start(*run.command)
             wait_until(run.has_second_writer, "a second job for the shard", WAIT_SECONDS)
             run.finish()
