@@ -31,6 +31,8 @@ plan: .venv/installed
 test: .venv/installed-tests
 	@# One worker more than cores, as the longest tests mostly wait; in the order that conftest.py chose.
 	$(BIN)/pytest --numprocesses $$(($$(nproc) + 1)) --dist loadscope --no-loadscope-reorder
+	@# Once more as on a processor without AVX-512, which has no products of oneDNN in bfloat16.
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(BIN)/pytest -m processor tests/model tests/workflow
 
 lint: .venv/installed-tests
 	$(BIN)/ruff check

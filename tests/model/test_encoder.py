@@ -110,6 +110,7 @@ def test_what_overflows_in_half_precision_is_computed_in_float32(
     np.testing.assert_allclose(means, expected, rtol=0, atol=1e-5)
 
 
+@pytest.mark.processor
 @pytest.mark.parametrize(("dtype", "cosine"), [(torch.float16, 0.9999), (torch.bfloat16, 0.999)])
 def test_half_precision_is_close(
     fair_esm: esm.model.esm2.ESM2,

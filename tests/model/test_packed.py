@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from models import packed
+from processors import fused_bfloat16, fused_float32
 from sequences import embed_residues, random_sequence
 from spotesm.model import packed as engine
 from spotesm.model.products import FusedProducts, Products
@@ -68,6 +69,7 @@ def test_no_sequence_sees_another(model: esm.model.esm2.ESM2) -> None:
             assert torch.equal(x, y) == (place != changed)
 
 
+@fused_float32
 @pytest.mark.parametrize("n_tokens", [3, 63, 64, 65, 700])
 def test_batches_are_filled_up_to_few_numbers_of_rows(
     fair_esm: esm.model.esm2.ESM2, monkeypatch: pytest.MonkeyPatch, n_tokens: int
@@ -107,6 +109,8 @@ def model_by(
     return packed(fair_esm, torch.float32)
 
 
+@fused_bfloat16
+@pytest.mark.processor
 def test_fused_products_are_no_further_from_float32(
     fair_esm: esm.model.esm2.ESM2, monkeypatch: pytest.MonkeyPatch
 ) -> None:

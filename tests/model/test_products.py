@@ -1,11 +1,15 @@
 """The matrix products of a layer against the formula, in double precision."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 import torch.nn.functional as F
+from processors import fused_bfloat16, fused_float32
 from spotesm.model import products
 from spotesm.model.products import FusedProducts, Products, choose_products
 
+pytestmark = pytest.mark.processor
 CPU = torch.device("cpu")
 TOKENS, DIM = 700, 96  # more rows than a block of oneDNN's, and no multiple of one
 
@@ -26,8 +30,8 @@ def operands(
         (Products, torch.float32),
         (Products, torch.bfloat16),
         (Products, torch.float16),
-        (FusedProducts, torch.bfloat16),
-        (FusedProducts, torch.float32),
+        pytest.param(FusedProducts, torch.bfloat16, marks=fused_bfloat16),
+        pytest.param(FusedProducts, torch.float32, marks=fused_float32),
     ],
 )
 @torch.inference_mode()
@@ -42,6 +46,7 @@ def test_a_product_equals_the_formula(
     torch.testing.assert_close(got.double(), expected, rtol=torch.finfo(dtype).eps, atol=1e-5)
 
 
+@fused_bfloat16
 @torch.inference_mode()
 def test_gelu_is_applied_before_rounding() -> None:
     """Fails if the private operation of oneDNN is gone, or does anything else than it did."""
@@ -56,17 +61,17 @@ def test_gelu_is_applied_before_rounding() -> None:
     assert (fused - exact).square().mean() < (plain - exact).square().mean()
 
 
+@pytest.mark.parametrize("way", [Products, pytest.param(FusedProducts, marks=fused_float32)])
 @torch.inference_mode()
-def test_gelu_in_float32() -> None:
+def test_gelu_in_float32(way: type) -> None:
     x, weight, bias = operands(DIM, 4 * DIM, torch.float32)
     exact = F.gelu(F.linear(x.double(), weight.double(), bias.double()))
-    for way in (Products, FusedProducts):
-        got = way(TOKENS, DIM, torch.float32, CPU).linear_gelu(x, weight, bias)
-        torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=1e-5)
+    got = way(TOKENS, DIM, torch.float32, CPU).linear_gelu(x, weight, bias)
+    torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=1e-5)
 
 
 def test_each_precision_has_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The versions of torch and of this machine's processor decide; both are known in CI.
+    """What PyTorch says of the processor is another source than the trial."""
     supported = torch.ops.mkldnn._is_mkldnn_bf16_supported()
     for dim in (320, 480, 640):
         half = choose_products(CPU, torch.bfloat16, dim)
@@ -76,5 +81,19 @@ def test_each_precision_has_its_way(monkeypatch: pytest.MonkeyPatch) -> None:
         single = choose_products(CPU, torch.float32, dim)
         assert single is (Products if dim == 640 else FusedProducts)
     monkeypatch.setattr(products.torch.ops, "mkldnn", object())  # a build without oneDNN
+    for dtype in (torch.bfloat16, torch.float32):
+        assert choose_products(CPU, dtype, 320) is Products
+
+
+@pytest.mark.parametrize("kind", ["none", "gelu"])
+def test_an_operation_that_fails_on_this_processor_is_not_chosen(
+    monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def fails(x: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, *way: object) -> None:
+        if way[0] == kind:
+            raise RuntimeError("could not create a primitive descriptor")
+
+    operations = SimpleNamespace(_linear_pointwise=fails)
+    monkeypatch.setattr(products.torch.ops, "mkldnn", operations)
     for dtype in (torch.bfloat16, torch.float32):
         assert choose_products(CPU, dtype, 320) is Products

@@ -1,9 +1,13 @@
 """`spotesm embed` and `spotesm plan`, as users type them."""
 
+import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from sequences import random_sequence, write_fasta
 from snakemake_runs import snakemake, spotesm
 from spotesm.hdf5.reader import Embeddings
 
@@ -47,6 +51,25 @@ def test_one_command_embeds_and_can_be_repeated(folder: Path, fasta: Path) -> No
     assert said_again == said
     by_file = snakemake(folder, "--cores", "1", "--configfile", f"{results}/config.yaml")
     assert "\n".join([nothing, *said]) in by_file.stdout
+
+
+@pytest.mark.processor
+def test_bfloat16_on_the_processor_of_this_machine(
+    folder: Path, reference_residues: Callable[[str], np.ndarray]
+) -> None:
+    """The engine's products are another way where oneDNN has none; the values are as near."""
+    rng = random.Random(3)
+    records = [(f"p{i}", random_sequence(rng, length)) for i, length in enumerate((1, 40, 300, 41))]
+    write_fasta(folder / "in.fasta", records)
+    options = ("--", "--config", "precision=bfloat16", "--until", "merge_shards")
+    run = spotesm(folder, "embed", "in.fasta", *UNTRAINED, *options)
+    assert run.returncode == 0, run.stderr
+    with Embeddings(folder / "results/in/embeddings.h5") as embeddings:
+        means = np.stack([embeddings[name] for name, _ in records]).astype(float)
+    expected = np.stack([reference_residues(sequence).mean(0) for _, sequence in records])
+    sizes = np.linalg.norm(means, axis=1) * np.linalg.norm(expected, axis=1)
+    assert ((means * expected).sum(axis=1) / sizes >= 0.999).all()
+    assert (np.abs(means - expected).max(axis=1) > 1e-5).all()  # it was not float32
 
 
 def test_each_file_is_embedded_in_another_folder(folder: Path, fasta: Path) -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 # In float32, what copying the bias and returning for GELU costs shows in narrow models only.
 WIDEST_FUSED_FLOAT32 = 480
+TRIAL_SIZE = 64
 
 
 class Products:
@@ -63,19 +64,26 @@ def choose_products(
     device: torch.device, dtype: torch.dtype, dim: int
 ) -> type[Products] | type[FusedProducts]:
     """Return the fastest way that the device has in this precision, for a model `dim` wide."""
-    fused = device.type == "cpu" and (
-        (dtype == torch.bfloat16 and _onednn_has("_is_mkldnn_bf16_supported"))
-        or (dtype == torch.float32 and dim <= WIDEST_FUSED_FLOAT32 and _onednn_has())
-    )
+    pays = dtype == torch.bfloat16 or (dtype == torch.float32 and dim <= WIDEST_FUSED_FLOAT32)
+    fused = device.type == "cpu" and pays and has_fused_products(dtype)
     return FusedProducts if fused else Products
 
 
-def _onednn_has(supports: str | None = None) -> bool:
-    """Whether this build has the operation, and the processor what it needs beyond that."""
-    operations = torch.ops.mkldnn
-    if not hasattr(operations, "_linear_pointwise"):
+def has_fused_products(dtype: torch.dtype) -> bool:
+    """Whether this build and this processor have oneDNN's products in a precision.
+
+    It is tried: bfloat16 needs AVX-512 or better, and what oneDNN may use of a processor can be
+    limited by its environment.
+    """
+    x, weight, bias = torch.ones(3, TRIAL_SIZE, TRIAL_SIZE, dtype=dtype)
+    try:
+        with torch.inference_mode():
+            products = FusedProducts()
+            products.linear(x, weight, bias[0])
+            products.linear_gelu(x, weight, bias[0])
+    except (AttributeError, RuntimeError):
         return False
-    return supports is None or (hasattr(operations, supports) and getattr(operations, supports)())
+    return True
 
 
 def sum_in_float32() -> None:
