@@ -3,6 +3,7 @@
 Each sequence of the shard is the one to blame in turn: the first, one in the middle, the last.
 """
 
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -131,8 +132,13 @@ def test_attempts_are_numbered_since_the_last_completed(tmp_path: Path, shard: S
 
 
 @pytest.mark.parametrize("computed", [0, 1, 5])
-def test_only_who_made_progress_is_run_again(
-    tmp_path: Path, shard: Shard, computed: int, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_only_who_made_progress_is_run_again_after_sigterm(
+    tmp_path: Path,
+    shard: Shard,
+    computed: int,
+    number: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Else a requeue could go on for ever; the first attempt and its first batch count, too."""
     asked: list[bool] = []
@@ -145,9 +151,9 @@ def test_only_who_made_progress_is_run_again(
             for i in made.launching([np.array([i]) for i in range(computed)]):
                 assert len(i) == 1
                 made.landed()
-            raise Preempted(15)
+            raise Preempted(number)
         stopped = checkpoints.journal.read()[-1]
-    assert asked == [True] * bool(computed)
+    assert asked == [True] * (computed > 0 and number == signal.SIGTERM)
     assert (stopped["event"], stopped["computed"]) == ("stopped", computed)
 
 

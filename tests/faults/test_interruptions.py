@@ -21,12 +21,14 @@ from shards import (
     stop,
     wait_until,
 )
+from slurm_stubs import install_slurm_stubs
 from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.sequences.long_sequences import LongSequences
 
 N_KILLS = 22
 N_SEQUENCES = 100
+ARRAY_TASK = {"SLURM_ARRAY_JOB_ID": "40", "SLURM_ARRAY_TASK_ID": "3"}
 
 
 @pytest.fixture(scope="module")
@@ -48,8 +50,10 @@ def count_starts(job: ShardJob) -> int:
     return sum(entry["event"] == "start" for entry in journal_of(job))
 
 
-def interrupt_after_parts(job: ShardJob, parts: int, number: signal.Signals) -> int:
-    with running(job) as process:
+def interrupt_after_parts(
+    job: ShardJob, parts: int, number: signal.Signals, **environment: str
+) -> int:
+    with running(job, **environment) as process:
         assert wait_until(lambda: len(parts_of(job)) >= parts, process)
         return stop(process, number)
 
@@ -104,6 +108,30 @@ def test_stopped_jobs_write_a_part_and_compute_nothing_twice(
     assert (resumed + computed, attempts) == (N_SEQUENCES, 4)
     assert computed == journal[-1]["computed"]
     assert_same_datasets(job.output, unbroken.output)
+
+
+@pytest.mark.parametrize(
+    ("number", "of_job", "requeued"),
+    [
+        (signal.SIGTERM, {"SPOTESM_REQUEUE": "1"}, "42"),
+        (signal.SIGTERM, {"SPOTESM_REQUEUE": "1", **ARRAY_TASK}, "40_3"),
+        (signal.SIGINT, {"SPOTESM_REQUEUE": "1"}, None),
+        (signal.SIGTERM, {}, None),  # a person's own sbatch, or salloc
+    ],
+)
+def test_only_jobs_of_our_slurm_profile_are_requeued(
+    job: ShardJob,
+    tmp_path: Path,
+    number: signal.Signals,
+    of_job: dict[str, str],
+    requeued: str | None,
+) -> None:
+    slurm = tmp_path / "slurm"
+    of_slurm = {**install_slurm_stubs(slurm), "SLURM_JOB_ID": "42"}
+    assert interrupt_after_parts(job, 1, number, **of_slurm, **of_job) == 128 + number
+    calls = (slurm / "calls").read_text() if (slurm / "calls").exists() else ""
+    asked = f"squeue --noheader --jobs {requeued} --format %T\nscontrol requeue {requeued}\n"
+    assert calls == (asked if requeued else "")
 
 
 def test_a_second_signal_changes_nothing(job: ShardJob, unbroken: ShardJob) -> None:

@@ -97,8 +97,8 @@ def changed(job: ShardJob, **changes: object) -> ShardJob:
     return dataclasses.replace(job, request=dataclasses.replace(job.request, **asked), **changes)
 
 
-def _work(job: ShardJob, log: str, faults: str, file_size: int) -> None:
-    os.environ[FAULTS] = faults
+def _work(job: ShardJob, log: str, environment: dict[str, str], file_size: int) -> None:
+    os.environ.update(environment)
     resource.setrlimit(resource.RLIMIT_FSIZE, (file_size, file_size))
     with step(log):
         embed_shard(job)
@@ -106,13 +106,17 @@ def _work(job: ShardJob, log: str, faults: str, file_size: int) -> None:
 
 @contextlib.contextmanager
 def running(
-    job: ShardJob, faults: str = "", file_size: int = resource.RLIM_INFINITY
+    job: ShardJob,
+    faults: str = "",
+    file_size: int = resource.RLIM_INFINITY,
+    **environment: str,
 ) -> Iterator[multiprocessing.Process]:
     """Start the job in a process of its own; whatever happens, it is gone afterwards.
 
     `faults` are those of `spotesm.embed.faults`; no file may grow beyond `file_size` bytes.
     """
-    process = _context.Process(target=_work, args=(job, str(log_of(job)), faults, file_size))
+    given = {**environment, FAULTS: faults}
+    process = _context.Process(target=_work, args=(job, str(log_of(job)), given, file_size))
     process.start()
     try:
         yield process

@@ -2,6 +2,7 @@
 
 import logging
 import os
+import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -58,8 +59,8 @@ def journal_attempt(
 ) -> Iterator[Attempt]:
     """Write an attempt's start and end to the shard's journal.
 
-    A failure's line has its type, the batch in flight, the token budget and the device. On
-    SLURM, a job that is stopped after it made progress asks to be run again.
+    A failure's line has its type, the batch in flight, the token budget and the device. A job
+    of our SLURM profile that SIGTERM stops after it made progress asks to be run again.
 
     Args:
         restart: a name for a forced restart, or empty; parts from before the first attempt
@@ -83,10 +84,12 @@ def journal_attempt(
     try:
         yield attempt
     except Preempted as stop:
-        journal.record(
-            "stopped", attempt=attempt.number, computed=attempt.computed, message=str(stop)
-        )
-        if attempt.computed:  # without progress, a requeue could go on for ever
+        with suppress(OSError):  # a full disk must not end it otherwise
+            journal.record(
+                "stopped", attempt=attempt.number, computed=attempt.computed, message=str(stop)
+            )
+        # Without progress, a requeue could go on for ever; other signals come from a person.
+        if attempt.computed and stop.exit_code == 128 + signal.SIGTERM:
             requeue_this_job()
         raise
     except Exception as error:
