@@ -1,8 +1,17 @@
+import errno
 import os
+import stat
 from pathlib import Path
 
 import pytest
-from spotesm.base.durable import replacing, write_json
+from spotesm.base import durable
+from spotesm.base.durable import make_directory, read_json, replacing, write_json
+from spotesm.base.failures import explain_host_fault
+
+NOT_SUPPORTED = [
+    *(errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EPERM, errno.EACCES, errno.EBADF),
+    errno.EISDIR,
+]
 
 
 def test_a_failed_block_leaves_the_old_file_and_no_other(tmp_path: Path) -> None:
@@ -34,3 +43,66 @@ def test_results_follow_the_umask(tmp_path: Path) -> None:
     finally:
         os.umask(before)
     assert (tmp_path / "x.json").stat().st_mode & 0o777 == 0o640
+
+
+def fail_on_folders(monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    fsync = os.fsync
+
+    def only_files(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", only_files)
+    durable._warn_of_power_cuts.cache_clear()
+
+
+@pytest.mark.parametrize("number", NOT_SUPPORTED)
+def test_where_folders_cannot_be_flushed_it_goes_on_with_one_warning(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    number: int,
+) -> None:
+    fail_on_folders(monkeypatch, number)
+    for folder in ("a/b", "a/c"):
+        make_directory(tmp_path / folder)
+        write_json(tmp_path / folder / "x.json", {"is": folder})
+        assert read_json(tmp_path / folder / "x.json") == {"is": folder}
+    assert caplog.text.count(f"cannot flush folders ({os.strerror(number)})") == 1
+
+
+@pytest.mark.parametrize("number", [errno.EIO, errno.ENOSPC])
+def test_a_folder_that_the_disk_cannot_flush_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    fail_on_folders(monkeypatch, number)
+    with pytest.raises(OSError, match=os.strerror(number)) as caught:
+        write_json(tmp_path / "x.json", {})
+    assert explain_host_fault(caught.value).startswith(f"{tmp_path}")
+
+
+@pytest.mark.parametrize("number", NOT_SUPPORTED)
+def test_where_files_have_no_modes_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "chmod", refuse)
+    monkeypatch.setattr(os, "fchmod", refuse)
+    write_json(tmp_path / "x.json", {"a": 1})
+    assert read_json(tmp_path / "x.json") == {"a": 1}
+
+
+def test_a_disk_that_fails_while_a_mode_is_set_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(errno.EIO, "x")
+
+    monkeypatch.setattr(os, "chmod", fail)
+    with pytest.raises(OSError, match="x") as caught:
+        write_json(tmp_path / "x.json", {})
+    assert explain_host_fault(caught.value).startswith(f"{tmp_path / 'x.json'}: ")
+    assert os.listdir(tmp_path) == []

@@ -8,7 +8,7 @@ import h5py
 import pytest
 import torch
 from spotesm.base import failures
-from spotesm.base.durable import replacing
+from spotesm.base.durable import read_umask, replacing
 from spotesm.base.failures import (
     DeviceError,
     IncompleteError,
@@ -92,6 +92,18 @@ def test_hdf5_and_torch_tell_in_their_text() -> None:
     assert explain_host_fault(OSError("Unable to open file (bad signature)")) is None
     assert explain_host_fault(RuntimeError("no room")) is None
     assert explain_host_fault(None) is None
+
+
+def test_without_a_name_it_is_said_where_it_happened(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise fault(errno.EPERM)
+
+    monkeypatch.setattr(os, "umask", refuse)
+    with pytest.raises(OSError, match="not permitted") as caught:
+        read_umask()
+    line = explain_host_fault(caught.value)
+    assert line.endswith("(Operation not permitted; in base.durable.read_umask)")
+    assert explain_host_fault(fault(errno.EPERM)).endswith("(Operation not permitted)")
 
 
 def test_what_was_renamed_is_named_by_its_final_name() -> None:

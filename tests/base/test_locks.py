@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 import pytest
-from spotesm.base.failures import UserError, may_pass
-from spotesm.base.locks import try_lock
+from spotesm.base import locks
+from spotesm.base.failures import NoLocksError, may_pass
+from spotesm.base.locks import hold_lock, try_lock
 
 
 def _hold(path: Path, ready: object) -> None:
@@ -44,7 +45,7 @@ def test_a_file_system_without_locks_is_named(
 
     monkeypatch.setattr(fcntl, "flock", flock)
     with (
-        pytest.raises(UserError) as caught,
+        pytest.raises(NoLocksError) as caught,
         try_lock(tmp_path / "lock", "checkpoint: dir", wait),
     ):
         pass
@@ -59,3 +60,54 @@ def test_an_error_of_the_block_passes_through(tmp_path: Path) -> None:
         raise ZeroDivisionError
     with try_lock(tmp_path / "lock", "x") as free:
         assert free
+
+
+def _wait(path: Path, pipe: object) -> None:
+    with hold_lock(path, "x", check_stop=lambda: pipe.send("waits")):
+        pipe.send("has it")
+
+
+def test_who_waits_is_asked_and_gets_it_when_its_holder_is_killed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(locks, "SECONDS_BETWEEN_CHECKS", 0.01)
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe()
+    holder = context.Process(target=_hold, args=(tmp_path / "lock", theirs))
+    holder.start()
+    assert mine.recv() is True
+    waiting, child = context.Pipe()
+    waiter = context.Process(target=_wait, args=(tmp_path / "lock", child))
+    waiter.start()
+    try:
+        assert [waiting.recv() for _ in range(3)] == ["waits"] * 3
+    finally:
+        holder.kill()
+        holder.join()
+    try:
+        said = "waits"
+        while said == "waits":
+            assert waiting.poll(60), "it waits for ever"
+            said = waiting.recv()
+        assert said == "has it"
+    finally:
+        waiter.kill()
+        waiter.join()
+
+
+def test_who_waits_may_be_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stop() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(locks, "SECONDS_BETWEEN_CHECKS", 0.01)
+    context = multiprocessing.get_context("fork")
+    mine, theirs = context.Pipe()
+    holder = context.Process(target=_hold, args=(tmp_path / "lock", theirs))
+    holder.start()
+    try:
+        assert mine.recv() is True
+        with pytest.raises(ZeroDivisionError), hold_lock(tmp_path / "lock", "x", stop):
+            pass
+    finally:
+        holder.kill()
+        holder.join()

@@ -1,5 +1,7 @@
 """Downloads go on where they broke off, and a half file never has the name of a whole one."""
 
+import errno
+import fcntl
 import hashlib
 import multiprocessing
 import os
@@ -10,7 +12,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from spotesm.base.failures import WeightsError
+from spotesm.base.failures import NoLocksError, WeightsError
 from spotesm.weights import downloads
 from spotesm.weights.downloads import BLOCK_BYTES, download
 
@@ -104,6 +106,20 @@ def test_what_always_breaks_off_ends_with_a_line(server: Server, tmp_path: Path)
     download(server.url, tmp_path / "model.pt")
     assert server.ranges[-1] == "bytes=1000-"
     assert (tmp_path / "model.pt").read_bytes() == CONTENT
+
+
+def test_without_locks_nothing_is_asked_and_the_setting_is_named(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two processes would write into one half file."""
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    with pytest.raises(NoLocksError, match=f"{tmp_path}: .* no locks .* set TORCH_HOME to a"):
+        download(server.url, tmp_path / "model.pt")
+    assert server.ranges == []
 
 
 def test_what_arrived_whole_is_not_asked_for_again(

@@ -1,6 +1,8 @@
 """Prepared weights: the same bits as without, made once, and never used when they are not right."""
 
 import argparse
+import errno
+import fcntl
 import json
 import multiprocessing
 import os
@@ -363,13 +365,34 @@ def test_what_is_right_is_used_where_nobody_may_write(
     def refuse(*_: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr(prepared, "FileLock", refuse)
+    monkeypatch.setattr(prepared, "hold_lock", refuse)
     monkeypatch.setattr(prepared, "write_json", refuse)
     os.unlink(weights.path)  # which is not needed
     assert ready.open(CPU).keys()
     truncate(layers(ready.folder)[1])
     with pytest.raises(PermissionError):
         ready.open(CPU)
+
+
+def test_without_locks_each_job_makes_its_own_in_memory(
+    weights: Weights,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A lock by mere presence would outlive a process that is killed on another machine."""
+    (tmp_path / "p").mkdir()
+
+    def flock(*_: object) -> None:
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(fcntl, "flock", flock)
+    model = start_packed(weights, CPU, torch.float32, tmp_path / "p")
+    plain = PackedESM2.of_source(weights.open(), CPU, torch.float32)
+    assert all(map(torch.equal, forward(model), forward(plain)))
+    assert "its file system has no locks" in caplog.text
+    assert "made in memory, by each job anew" in caplog.text
+    assert not [path for path in (tmp_path / "p").iterdir() if path.is_dir()]
 
 
 def test_a_model_without_heads_is_prepared_without(weights: Weights, tmp_path: Path) -> None:

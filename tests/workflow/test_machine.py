@@ -3,19 +3,14 @@
 import dataclasses
 import json
 import os
-import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
+from preload import NO_LOCKS, preload
 from snakemake_runs import snakemake, write_config
 from spotesm.weights.manifest import Weights
 
 RUN = ("--cores", "2", "--resources", "gpu=1", "--configfile", "my.yaml")
-NO_LOCKS = """\
-#include <errno.h>
-int flock(int descriptor, int operation) { errno = ENOLCK; return -1; }
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -64,12 +59,8 @@ def test_what_may_pass_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_without_locks_the_folder_is_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if not shutil.which("cc"):
-        pytest.skip("needs a C compiler")
-    (folder / "no_locks.c").write_text(NO_LOCKS)
-    library = folder / "no_locks.so"
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", library, folder / "no_locks.c"], check=True)
-    monkeypatch.setenv("LD_PRELOAD", str(library))
+    for name, value in preload(folder, NO_LOCKS).items():
+        monkeypatch.setenv(name, value)
     block = last_block(snakemake(folder, *RUN, "--retries", "0").stdout)
     assert "results/d/checkpoints/1-of-1: its file system has no locks" in block
     assert "set checkpoint: dir to a folder on another one" in block

@@ -1,23 +1,64 @@
 """Files that are either whole or absent, whatever kills the process that writes them."""
 
+import errno
 import glob
 import json
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
 from pathlib import Path
 
-from spotesm.base.failures import writing
+from spotesm.base.failures import mount_of, writing
+
+log = logging.getLogger(__name__)
+
+# What file systems say that cannot flush a folder, or keep no modes: mounts of object stores, of
+# Windows' drives, some network file systems. There, too, a rename puts the whole file in place.
+_NOT_SUPPORTED = (
+    *(errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EPERM, errno.EACCES),
+    *(errno.EBADF, errno.EISDIR, errno.ENOTTY),
+)
 
 
 def sync_directory(directory: Path) -> None:
-    """Make renames in `directory` survive a power cut."""
-    descriptor = os.open(directory, os.O_RDONLY)
+    """Make renames in `directory` survive a power cut, where the file system can."""
+    with writing(directory):
+        try:
+            descriptor = os.open(directory, os.O_RDONLY)
+            try:
+                os.fsync(descriptor)
+            finally:
+                os.close(descriptor)
+        except OSError as error:
+            if error.errno not in _NOT_SUPPORTED:
+                raise
+            _warn_of_power_cuts(mount_of(directory), error.strerror)
+
+
+@cache
+def _warn_of_power_cuts(mount: Path, reason: str) -> None:
+    log.warning(
+        "the file system %s cannot flush folders (%s): after a power cut there, the newest files "
+        "may be missing, and are made again",
+        mount,
+        reason,
+    )
+
+
+def follow_umask(target: int | Path, mode: int) -> None:
+    """Give an open file, or a path, the mode that the user's umask leaves of one.
+
+    What was made private by its maker is no different from other files then. A file system without
+    modes has its own way with them.
+    """
     try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        os.chmod(target, mode & ~read_umask())
+    except OSError as error:
+        if error.errno not in _NOT_SUPPORTED:
+            raise
 
 
 def make_directory(directory: Path) -> None:
@@ -59,11 +100,12 @@ def replacing(path: Path) -> Iterator[Path]:
         leftover.unlink(missing_ok=True)
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
     temporary = Path(name)
-    # mkstemp makes private files; results should follow the user's umask like any other file.
-    os.fchmod(descriptor, 0o666 & ~read_umask())
-    os.close(descriptor)
     try:
         with writing(path, temporary):
+            try:
+                follow_umask(descriptor, 0o666)  # mkstemp makes private files
+            finally:
+                os.close(descriptor)
             yield temporary
             publish(temporary, path)
     finally:

@@ -3,10 +3,13 @@
 import errno
 import os
 import re
+import traceback
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
+
+_LIBRARY = __name__.partition(".")[0]
 
 # Types of failure, in the journal; the first three are also why a record is rejected.
 OUT_OF_MEMORY = "out_of_memory"
@@ -53,7 +56,7 @@ class ShardBusyError(UserError):
 
 
 class NoLocksError(UserError):
-    """A file system has no locks."""
+    """A file system has no locks; names the folder, and the setting for another one."""
 
 
 class IncompleteError(UserError):
@@ -147,10 +150,10 @@ def explain_host_fault(error: BaseException | None) -> str | None:
     if fault is None:
         return None
     number, path = _number_and_path(fault)
-    where = f"{path}: " if path else ""
+    where, rest = (f"{path}: ", _describe_file_system(path)) if path else ("", _during(fault))
     return (
         f"{where}{_HOST_FAULTS[number].what} and run again; what is finished stays "
-        f"({os.strerror(number)}{_describe_file_system(path)})"
+        f"({os.strerror(number)}{rest})"
     )
 
 
@@ -187,16 +190,29 @@ def _number_and_path(error: BaseException) -> tuple[int, str]:
     )
 
 
+def _during(error: BaseException) -> str:
+    """Return which of our functions an error that names no file comes from; empty if unknown."""
+    frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+    names = [(frame.f_globals.get("__name__", ""), frame.f_code.co_name) for frame in frames]
+    ours = [f"{module}.{name}" for module, name in names if module.startswith(f"{_LIBRARY}.")]
+    return f"; in {ours[-1].removeprefix(f'{_LIBRARY}.')}" if ours else ""
+
+
 def _describe_file_system(path: str) -> str:
     """Return where the file system of a path is mounted, and its free bytes; empty if unknown."""
-    if path:
-        with suppress(OSError, ValueError):
-            place = Path(path).absolute()
-            while not os.path.lexists(place) and place != place.parent:
-                place = place.parent
-            place = place.resolve()
-            status = os.statvfs(place)
-            while not place.is_mount():
-                place = place.parent
-            return f"; file system {place}, {status.f_bavail * status.f_frsize:,} bytes free"
+    with suppress(OSError, ValueError):
+        mount = mount_of(Path(path))
+        status = os.statvfs(mount)
+        return f"; file system {mount}, {status.f_bavail * status.f_frsize:,} bytes free"
     return ""
+
+
+def mount_of(path: Path) -> Path:
+    """Return where the file system is mounted that a path lies on, or will."""
+    place = path.absolute()
+    while not os.path.lexists(place) and place != place.parent:
+        place = place.parent
+    place = place.resolve()
+    while not place.is_mount():
+        place = place.parent
+    return place

@@ -1,6 +1,6 @@
 """One shard's work order, and the task it becomes on a device."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -99,13 +99,19 @@ class Task:
         """What determines the numbers; checkpoints and files of other settings never mix."""
         return settings_of(self.request, self.weights)
 
-    def load_model(self, dtype: torch.dtype) -> Engine:
-        """Load the weights onto the device, in a precision."""
+    def load_model(
+        self, dtype: torch.dtype, check_stop: Callable[[], None] = lambda: None
+    ) -> Engine:
+        """Load the weights onto the device, in a precision.
+
+        Args:
+            check_stop: called now and then while another process prepares them.
+        """
         if self.device.type == "cpu":
             keep_freed_memory()
         if self.request.engine == PACKED and dtype == getattr(torch, self.request.precision):
             folder = self.job.prepared or default_folder()
-            return start_packed(self.weights, self.device, dtype, folder)
+            return start_packed(self.weights, self.device, dtype, folder, check_stop)
         # Nothing is kept of another precision, which few sequences need.
         return ENGINES[self.request.engine].of_source(self.weights.open(), self.device, dtype)
 

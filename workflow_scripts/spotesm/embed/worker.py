@@ -4,7 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, partial
 from itertools import takewhile
 
 import numpy as np
@@ -109,7 +109,8 @@ def embed_remaining(
     if settled.all():
         return
 
-    load_model = cache(task.load_model)  # however many groups there are
+    # Once, however many groups there are.
+    load_model = cache(partial(task.load_model, check_stop=stop.leave_if_asked))
     for units, which in list(writer.group_by_lack()):
         encoder = start_encoder(task, units, load_model, checkpoints, stop, progress)
         checkpoints.fix_token_budget(

@@ -1,9 +1,11 @@
 """The engines: what runs a model, and how it is started from weights."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
 
+from spotesm.base.failures import NoLocksError
 from spotesm.model.packed import PackedESM2
 from spotesm.model.reference import ReferenceEngine
 from spotesm.weights.manifest import Weights
@@ -15,18 +17,25 @@ ENGINES: dict[str, type[Engine]] = {PACKED: PackedESM2, REFERENCE: ReferenceEngi
 
 
 def start_packed(
-    weights: Weights, device: torch.device, dtype: torch.dtype, folder: Path
+    weights: Weights,
+    device: torch.device,
+    dtype: torch.dtype,
+    folder: Path,
+    check_stop: Callable[[], None] = lambda: None,
 ) -> PackedESM2:
     """Start the packed engine from prepared weights in `folder`, which are made if need be.
 
     Where they cannot be kept, such as on a full disk, they are made in memory alone.
 
+    Args:
+        check_stop: called now and then while another process makes them.
+
     Raises:
         WeightsError: the weights are not what was fetched.
     """
     try:
-        tensors = Prepared(weights, dtype, folder).open(device)
-    except OSError as error:
+        tensors = Prepared(weights, dtype, folder).open(device, check_stop)
+    except (OSError, NoLocksError) as error:
         warn_unkept(folder, error)
         return PackedESM2.of_source(weights.open(), device, dtype)
     return PackedESM2(tensors, weights.architecture, device, dtype)

@@ -11,11 +11,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from filelock import FileLock
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
 from spotesm.base.durable import publish, read_json, write_json
 from spotesm.base.failures import WeightsError
+from spotesm.base.locks import hold_lock
 from spotesm.weights.files import (
     ADAPTER_CONFIG,
     CONFIG,
@@ -69,7 +69,7 @@ def download(url: str, path: Path) -> None:
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(path.with_name(f".{path.name}.lock")):
+        with hold_lock(path.with_name(f".{path.name}.lock"), "TORCH_HOME"):
             if not path.exists():  # else another process got it meanwhile
                 log.info("downloading %s to %s", url, path)
                 _download_rest(url, path)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 
+from spotesm.base.failures import NoLocksError
 from spotesm.base.paths import HUB, PRETRAINED, UNTRAINED
 from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.downloads import download_pretrained, download_snapshot
@@ -63,7 +64,7 @@ def fetch_weights(
         folder = prepared or default_folder()
         try:
             Prepared(weights, getattr(torch, precision), folder).make()
-        except OSError as error:
+        except (OSError, NoLocksError) as error:
             warn_unkept(folder, error)
     weights.write(manifest)
     log.info("%s: %s, sha256 %s", model, path or "untrained", weights.sha256)

@@ -15,17 +15,19 @@ import os
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from filelock import FileLock
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from spotesm.base.durable import publish, read_json, read_umask, sync_directory, write_json
+from spotesm.base.durable import follow_umask, publish, read_json, sync_directory, write_json
+from spotesm.base.failures import NoLocksError
+from spotesm.base.locks import hold_lock
 from spotesm.weights.downloads import hub_folder
 from spotesm.weights.layout import ENDS, LAYOUT, arrange
 from spotesm.weights.manifest import Weights, sha256_of
@@ -45,13 +47,13 @@ def default_folder() -> Path:
     return hub_folder() / "spotesm"
 
 
-def warn_unkept(folder: Path, error: OSError) -> None:
+def warn_unkept(folder: Path, error: OSError | NoLocksError) -> None:
     """Say that prepared weights cannot be kept."""
     log.warning(
         "prepared weights cannot be kept in %s (%s): made in memory, by each job anew; "
         "model: prepared names another folder",
         folder,
-        error.strerror or error,
+        getattr(error, "strerror", None) or error,
     )
 
 
@@ -111,17 +113,22 @@ class Prepared:
         key = hashlib.sha256(of.encode()).hexdigest()[:12]
         return self.root / f"{self.weights.model}-{key}-{self._dtype_name}-L{LAYOUT}"
 
-    def open(self, device: torch.device) -> dict[str, Tensor]:
+    def open(
+        self, device: torch.device, check_stop: Callable[[], None] = lambda: None
+    ) -> dict[str, Tensor]:
         """Return all tensors; made first if they are not there, or not what was made.
 
         On a CPU they are the mapped files themselves; nothing is read yet. Another device gets
         them one by one.
 
+        Args:
+            check_stop: called now and then while another process makes them.
+
         Raises:
             WeightsError: they have to be made, and the source is not what was fetched.
-            OSError: they have to be made, and cannot be kept.
+            OSError, NoLocksError: they have to be made, and cannot be kept.
         """
-        self.make()
+        self.make(check_stop)
         groups = [ENDS, *_layer_names(self.weights.architecture.layers)]
         tensors: dict[str, Tensor] = {}
         move = _Mover(device) if device.type == "cuda" else None
@@ -136,18 +143,21 @@ class Prepared:
             torch.cuda.synchronize(device)
         return tensors
 
-    def make(self) -> None:
+    def make(self, check_stop: Callable[[], None] = lambda: None) -> None:
         """Make them, unless they are there and right.
+
+        Args:
+            check_stop: called now and then while another process makes them.
 
         Raises:
             WeightsError: the source is not what was fetched.
-            OSError: they cannot be kept.
+            OSError, NoLocksError: they cannot be kept.
         """
         try:
-            with FileLock(self._lock):
+            with hold_lock(self._lock, "model: prepared", check_stop):
                 if not self.is_right():
                     self._make()
-        except OSError:
+        except (OSError, NoLocksError):
             if not self.is_right():  # they may be, where nobody may write
                 raise
 
@@ -208,7 +218,7 @@ class Prepared:
         source = self.weights.open()
         temporary = Path(tempfile.mkdtemp(prefix=f".{self.folder.name}.", dir=self.root))
         try:
-            temporary.chmod(0o777 & ~read_umask())
+            follow_umask(temporary, 0o777)
             stamps = {}
             for group, tensors in arrange(source, self.dtype):
                 path = temporary / f"{group}.safetensors"
@@ -250,7 +260,7 @@ def _save(tensors: dict[str, Tensor], path: Path) -> None:
         if number := re.search(r"os error (\d+)", str(error)):
             raise OSError(int(number[1]), os.strerror(int(number[1])), str(path)) from error
         raise
-    part.chmod(0o666 & ~read_umask())  # safetensors makes private files
+    follow_umask(part, 0o666)  # safetensors makes private files
     publish(part, path)
 
 
