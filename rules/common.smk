@@ -1,4 +1,5 @@
 import logging
+import os
 import sys
 import time
 from contextlib import ExitStack
@@ -16,6 +17,7 @@ from spotesm.base.paths import RESULTS, DatasetPaths, weights_manifest
 from spotesm.hdf5.format import refuse_foreign
 from spotesm.machine.memory import memory_of_job
 from spotesm.machine.nvidia import threads_of_job
+from spotesm.machine.packages import refuse_other_esm
 from spotesm.request.config import (
     Dataset,
     check_config,
@@ -29,6 +31,7 @@ from spotesm.request.labels import read_labels
 from spotesm.request.request import Request
 from spotesm.request.reuse import find_reused
 from spotesm.step import name_run
+from spotesm.runs.environment import complete_environment
 from spotesm.runs.explain import describe_results, explain_failures
 from spotesm.runs.identity import (
     DONE,
@@ -50,8 +53,11 @@ STARTED = time.time()
 LOCKS = ExitStack()  # held until this process ends
 SIGNALS = StopWithJobs()
 print_any_letter()
+complete_environment(os.environ, Path())  # jobs inherit it
 
 try:
+    if not workflow.deployment_settings.deployment_method:  # jobs have Snakemake's own Python
+        refuse_other_esm()
     for path in workflow.configfiles:
         refuse_repeated_keys(Path(path))
     config.update(check_config(config))
@@ -65,7 +71,7 @@ try:
         read_labels(Path(path))  # what is wrong with it is better known now
     OWN_CONTENTS = {kind: know_by_content(files) for kind, files in OWN_FILES.items()}
     ASKED = ask(config)
-except (ConfigError, InputError) as error:
+except UserError as error:
     raise WorkflowError(printable(str(error))) from None
 
 SHARDS = config["shards"]

@@ -150,6 +150,15 @@ def test_a_job_that_was_killed_is_named(run: Run) -> None:
     ]
 
 
+def test_a_job_that_never_began_was_not_ended_from_outside(run: Run) -> None:
+    """Such as one whose libraries cannot be imported: Python printed a trace, and it has no log."""
+    run.screen.start_job(1, "two", run.results / "d/logs/embed_shard/2-of-2.log")
+    run.screen.fail_job(1)
+    assert run.take() == [
+        "embed_shard, shard 2-of-2 of d failed: it ended before it began; what it printed says why"
+    ]
+
+
 def test_a_job_for_the_whole_run_is_a_line(run: Run) -> None:
     log = run.results / "logs/fetch_weights.log"
     run.screen.start_job(1, "Getting weights", log)

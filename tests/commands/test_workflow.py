@@ -216,8 +216,8 @@ def test_another_config_is_kept_aside(
 def test_the_line_has_what_follows_it_in_the_right_place(tmp_path: Path) -> None:
     configs = [Path("a.yaml"), Path("b.yaml")]
     line = snakemake_line(configs, tmp_path, ["--resources", "gpu=4"], quiet=True)
-    assert line[:3] == [sys.executable, "-m", "snakemake"]
-    assert line[3:-2] == [
+    assert line[:4] == [sys.executable, "-P", "-m", "snakemake"]
+    assert line[4:-2] == [
         "--nolock",
         *("--configfile", "a.yaml", "b.yaml"),
         *("--logger", "spotesm"),
@@ -227,7 +227,7 @@ def test_the_line_has_what_follows_it_in_the_right_place(tmp_path: Path) -> None
     # Of one value, so that a target may follow it.
     assert line[-2] == "--snakefile"
     assert Path(line[-1]).is_file()
-    assert snakemake_line([], Path(), [], quiet=False)[3:] == ["--nolock", *line[-2:]]
+    assert snakemake_line([], Path(), [], quiet=False)[4:] == ["--nolock", *line[-2:]]
 
 
 def test_a_profile_is_found_by_name_or_folder(folder: Path) -> None:

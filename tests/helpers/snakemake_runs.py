@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import yaml
@@ -49,14 +49,17 @@ def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
     return subprocess.CompletedProcess(process.args, process.returncode, output)
 
 
-def spotesm(folder: Path, *arguments: str) -> subprocess.CompletedProcess:
+def spotesm(
+    folder: Path, *arguments: str, python_path: Sequence[Path] = (), **environment: str
+) -> subprocess.CompletedProcess:
     """Run a command in a folder to its end, as a user types it."""
+    path = os.pathsep.join(map(str, [*python_path, REPOSITORY / "workflow_scripts"]))
     return subprocess.run(
         [sys.executable, "-m", "spotesm", *arguments],
         capture_output=True,
         text=True,
         cwd=folder,
-        env={**_environment(folder), "PYTHONPATH": str(REPOSITORY / "workflow_scripts")},
+        env={**_environment(folder), "PYTHONPATH": path, **environment},
         timeout=WAIT_SECONDS,
     )
 

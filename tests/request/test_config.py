@@ -72,6 +72,11 @@ def check(**keys: object) -> dict:
             "names as True; put it in quotes",
         ),
         ({"datasets": {None: "in.fasta"}}, "YAML reads one of the names as None"),
+        ({"datasets": {562: "a.fasta", "562": "b.fasta"}}, "datasets: 562 is there twice"),
+        (
+            {"datasets": {"b": "a", "562": "a.fasta", 562: "a.fasta"}},
+            "datasets: 562 is there twice",
+        ),
         ({"datasets": {1.5: "in.fasta"}}, "YAML reads one of the names as 1.5"),
         ({"datasets": {"A": "x", "a": "y"}}, "datasets: A and a would share a folder"),
         ({"datasets": {}}, "datasets: is missing"),

@@ -1,5 +1,6 @@
 """Input files: found by name, known by content."""
 
+import multiprocessing
 import os
 from pathlib import Path
 
@@ -80,11 +81,31 @@ def test_a_file_that_has_not_changed_is_not_read_again(
     assert know_by_content([path], memory) == known
 
 
-def test_a_damaged_memory_is_no_harm(folder: Path) -> None:
+@pytest.mark.parametrize("content", ['{"', "[1]", "7"])
+def test_a_damaged_memory_is_no_harm(folder: Path, content: str) -> None:
     memory, path = folder / "memory.json", str(folder / "d/b.fasta")
     known = know_by_content([path], memory)
-    memory.write_text('{"')
+    memory.write_text(content)
     assert know_by_content([path], memory) == known
+
+
+def _know(paths: list[str], memory: Path, expected: list[str]) -> None:
+    for _ in range(50):
+        assert know_by_content(paths, memory) == expected
+        memory.unlink(missing_ok=True)  # so that each time it is written
+
+
+def test_several_runs_remember_at_once(folder: Path) -> None:
+    """Who writes a file removes the temporary ones of others."""
+    memory, paths = folder / "memory.json", ["d/b.fasta", "e/z.fasta"]
+    expected = know_by_content(paths, memory)
+    context = multiprocessing.get_context("fork")
+    runs = [context.Process(target=_know, args=(paths, memory, expected)) for _ in range(4)]
+    for run in runs:
+        run.start()
+    for run in runs:
+        run.join()
+    assert [run.exitcode for run in runs] == [0, 0, 0, 0]
 
 
 def test_a_missing_file_is_said(folder: Path) -> None:

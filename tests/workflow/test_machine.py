@@ -1,13 +1,16 @@
-"""Broken machines, and which failures are tried again: through the workflow."""
+"""Broken and odd machines, and which failures are tried again: through the workflow."""
 
 import dataclasses
 import json
 import os
+from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
-from preload import NO_LOCKS, preload
-from snakemake_runs import snakemake, write_config
+from preload import FOREIGN_FILE_SYSTEM, NAMELESS, NO_LOCKS, preload
+from snakemake_runs import snakemake, spotesm, write_config
+from spotesm.hdf5.reader import Embeddings
 from spotesm.weights.manifest import Weights
 
 RUN = ("--cores", "2", "--resources", "gpu=1", "--configfile", "my.yaml")
@@ -83,3 +86,45 @@ def test_a_broken_driver_in_a_locale_of_ascii(
     log = (folder / "results/d/logs/embed_shard/1-of-1.log").read_text(encoding="utf-8")
     expected = "nvidia-smi fails (der Treiber schläft): computing on the CPU with 2 threads"
     assert f" WARNING {expected}\n" in log
+
+
+def test_a_machine_where_all_is_odd(
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    reference_residues: Callable[[str], np.ndarray],
+) -> None:
+    """No flush of folders, no modes, no links; no home, no name; traps in the user's folder."""
+    for name in ("random.py", "h5py.py", "esm.py"):
+        (folder / name).write_text(f"open({str(folder / 'executed')!r}, 'w').close()\n")
+    (folder / "default").mkdir()
+    odd = {**preload(folder, FOREIGN_FILE_SYSTEM, NAMELESS), "HOME": "/proc/nohome"}
+    for name, value in {**odd, "SNAKEMAKE_PROFILE": "none", "PYTHONPATH": ""}.items():
+        monkeypatch.setenv(name, value)
+    for name in ("USER", "LOGNAME", "LNAME", "USERNAME", "TORCH_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    options = ("--model", "esm2_t6_8M_UR50D", "--weights", "untrained")
+    run = spotesm(folder, "embed", "in.fasta", *options, XDG_CACHE_HOME="")
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr
+    assert not (folder / "executed").exists()
+    own = f"{folder}/.snakemake/spotesm/cache"
+    assert run.stderr.startswith("/proc/nohome/.cache cannot be written (")
+    assert f"downloaded weights too, go to {own}\n" in run.stderr
+    assert run.stderr.count("cannot flush folders (Invalid argument)") == 1
+    assert list(Path(own).glob("torch/hub/spotesm/*/prepared.json"))
+    with Embeddings(folder / "results/in/embeddings.h5") as embeddings:
+        for name, sequence in (("a", "MKV"), ("b", "MKL"), ("c", "MKI")):
+            expected = reference_residues(sequence).mean(0)
+            np.testing.assert_allclose(embeddings[name], expected, rtol=0, atol=1e-5)
+
+
+def test_another_package_called_esm_ends_the_run_in_one_line(folder: Path) -> None:
+    theirs = folder / "theirs/esm"
+    theirs.mkdir(parents=True)
+    (theirs / "__init__.py").write_text("raise SystemExit('it was imported')\n")
+    options = ("--model", "esm2_t6_8M_UR50D", "--weights", "untrained")
+    run = spotesm(folder, "embed", "in.fasta", *options, python_path=(theirs.parent,))
+    assert run.returncode == 1
+    assert run.stderr.count("\n") == 3  # the command, Snakemake's word on its profile, and the line
+    assert f"another one, {theirs}; spotESM needs fair-esm" in run.stderr.splitlines()[-1]
+    assert not (folder / "results/in/shards").exists()

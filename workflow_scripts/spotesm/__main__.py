@@ -2,6 +2,11 @@
 
 import os
 import sys
+
+# First of all: `python -m`, or an empty entry of PYTHONPATH, lets Python look for modules in the
+# folder that the user is in, and a random.py there would be run in place of Python's own.
+sys.path[:] = [place for place in sys.path if place not in ("", os.getcwd())]
+
 from collections.abc import Sequence
 from importlib import import_module
 

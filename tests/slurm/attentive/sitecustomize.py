@@ -9,7 +9,7 @@ import sys
 
 SECONDS = 2
 
-if sys.orig_argv[1:3] == ["-m", "snakemake"]:
+if "-m snakemake" in " ".join(sys.orig_argv[1:4]):
     from snakemake_interface_executor_plugins.executors.remote import RemoteExecutor
 
     async def _sleep(_: RemoteExecutor) -> None:

@@ -40,12 +40,13 @@ def sync_directory(directory: Path) -> None:
 
 @cache
 def _warn_of_power_cuts(mount: Path, reason: str) -> None:
-    log.warning(
-        "the file system %s cannot flush folders (%s): after a power cut there, the newest files "
-        "may be missing, and are made again",
-        mount,
-        reason,
-    )
+    if log.hasHandlers():  # jobs have, and a screen shows what they all warn of once
+        log.warning(
+            "the file system %s cannot flush folders (%s): after a power cut there, the newest "
+            "files may be missing, and are made again",
+            mount,
+            reason,
+        )
 
 
 def follow_umask(target: int | Path, mode: int) -> None:

@@ -47,4 +47,5 @@ def plan(
         configs = [pass_config(made.values(), directory)]
     # What lies there is replaced by nothing that is only planned.
     options = ["--config", "replace=true"]
-    run([*snakemake_line(configs, directory, options, quiet=True), "plan_run", *snakemake])
+    line = snakemake_line(configs, directory, options, quiet=True)
+    run([*line, "plan_run", *snakemake], directory)

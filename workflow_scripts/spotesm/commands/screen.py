@@ -97,7 +97,7 @@ class Screen:
                 self._show_warnings(job)
                 if was_stopped(job.log):  # which was a warning
                     return
-                why = last_error(job.log) or "its process was ended from outside"
+                why = last_error(job.log) or _why_without_a_word(job.log)
                 self._say_once(f"{name_of(job.log, self.results)} failed: {why}")
 
     def say(self, text: str) -> None:
@@ -178,6 +178,13 @@ class Screen:
 
     def _say(self, text: str) -> None:
         self.console.print(Text(text), soft_wrap=True)
+
+
+def _why_without_a_word(log: Path) -> str:
+    """Return what is known of a job whose log has no error; the log is its first deed."""
+    if log.exists():
+        return "its process was ended from outside"
+    return "it ended before it began; what it printed says why"
 
 
 def draw_bar(verb: str, total: Total) -> Table:

@@ -18,6 +18,7 @@ from spotesm.base.paths import REPOSITORY, SCHEMA, DatasetPaths, is_path_of_weig
 from spotesm.request.config import Dataset, check_config, dataset_name, expand_path, own_files
 from spotesm.request.inputs import find_fasta
 from spotesm.request.reuse import find_result, find_reused
+from spotesm.runs.environment import complete_environment, default_profile, describe_profiles
 from spotesm.runs.identity import ask, judge_results
 from spotesm.runs.occupancy import wait_until_free
 from spotesm.runs.supervise import supervise
@@ -301,14 +302,16 @@ def snakemake_line(
     configs: Sequence[Path], directory: Path, options: Sequence[str], quiet: bool
 ) -> list[str]:
     """Return the command that runs the workflow; targets may follow it."""
+    # Without -P, it would look for modules in the folder that the user is in before all others.
     # Datasets have locks of ours; Snakemake's own are by folder, and outlive their process.
-    line = [sys.executable, "-m", "snakemake", "--nolock"]
+    line = [sys.executable, "-P", "-m", "snakemake", "--nolock"]
     if configs:
         line += ["--configfile", *map(str, configs)]
     if quiet:
         line += ["--logger", "spotesm"]
     if directory != Path():
         line += ["--directory", str(directory)]
+    line += default_profile(options)
     return [*line, *options, "--snakefile", str(REPOSITORY / "Snakefile")]
 
 
@@ -337,7 +340,14 @@ def find_profile(name: str) -> list[str]:
     return ["--workflow-profile", str(folder.resolve())]
 
 
-def run(line: Sequence[str]) -> None:
-    """Say the command, run it, and leave as it does."""
-    click.echo(shlex.join(line), err=True)
-    sys.exit(supervise(line, os.environ))
+def run(line: Sequence[str], directory: Path) -> None:
+    """Say the command, run it, and leave as it does.
+
+    Args:
+        directory: of the run.
+    """
+    environment = dict(os.environ)
+    said = complete_environment(environment, directory)
+    for text in (*said, *describe_profiles(environment, line), shlex.join(line)):
+        click.echo(text, err=True)
+    sys.exit(supervise(line, environment))

@@ -10,7 +10,7 @@ import numpy as np
 from spotesm.base.failures import IncompleteError
 from spotesm.hdf5 import shard_file
 from spotesm.hdf5.checksums import checksums_at, checksums_of, has_checksums
-from spotesm.hdf5.format import DAMAGE, read_structure
+from spotesm.hdf5.format import DAMAGE, open_hdf5, read_structure
 from spotesm.hdf5.shard_file import as_attribute, group_of, read_origins, read_reasons, read_spans
 from spotesm.request.outputs import CONTACTS, Outputs, output_of
 from spotesm.request.request import Request
@@ -30,7 +30,7 @@ def check_shard(path: Path, shard: Shard, settings: dict) -> None:
     """
     ids = np.array([identifier.encode() for identifier in shard.read_ids()], object)
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_hdf5(path) as file:
             read_structure(file)
             problem = next(_find_problems(file, shard, ids, settings), None)
     except DAMAGE as error:

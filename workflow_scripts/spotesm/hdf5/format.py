@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any
 
 import h5py
 import numpy as np
@@ -19,7 +20,33 @@ RECORD_SHAPES = {"sequence_ids": (), "lengths": (), "digests": (16,), "windows":
 DAMAGE = (OSError, RuntimeError, KeyError, TypeError, ValueError)
 
 _SIGNATURE = b"\x89HDF\r\n\x1a\n"
+_LOCKING = re.compile(r"\block(ing)?\b")
 _READING = re.compile(r"['\"]?(Can't|Unable to) (synchronously )?(read|open|get)\b")
+
+
+def open_hdf5(path: Path, **options: Any) -> h5py.File:
+    """Open an HDF5 file for reading, whoever has it open already.
+
+    HDF5 refuses a file that the same process has opened with another kind of locking. h5py's own
+    default comes first, so that those who open it by h5py later find it alike. The others are for
+    who has not opened it so, for file systems without locks, and where another process has locked
+    it: files of ours are replaced, never changed.
+
+    Args:
+        options: of `h5py.File`.
+
+    Raises:
+        OSError: it cannot be read; the cause is a lock, where one was in the way.
+    """
+    refused = None
+    for locking in (None, False, True):
+        try:
+            return h5py.File(path, "r", locking=locking, **options)
+        except OSError as error:
+            if not _LOCKING.search(str(error)):
+                raise error from refused
+            refused = refused or error
+    raise refused
 
 
 def open_checked(path: Path) -> h5py.File:
@@ -35,8 +62,12 @@ def open_checked(path: Path) -> h5py.File:
     if problem:
         raise InputError(f"{path}: {problem}; name an embeddings.h5")
     try:
-        file = h5py.File(path, "r", locking=False)
+        file = open_hdf5(path)
     except (OSError, RuntimeError) as error:
+        if isinstance(error.__cause__, BlockingIOError):
+            raise InputError(
+                f"{path}: another process is writing it; wait for that, or end it"
+            ) from error
         raise InputError(
             f"{path}: cannot be read as HDF5, it is truncated or damaged ({error}); name an "
             "embeddings.h5"
@@ -78,7 +109,7 @@ def refuse_foreign(path: Path) -> None:
         InputError: it is something else.
     """
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_hdf5(path) as file:
             is_ours = file.attrs.get("format") == FORMAT
             problem = None if is_ours else _problem_inside(file)
     except DAMAGE:

@@ -21,7 +21,7 @@ from spotesm.base.limits import allow_open_files
 from spotesm.base.paths import UNTRAINED
 from spotesm.base.text import count
 from spotesm.hdf5.checksums import checksum_of, checksums_at
-from spotesm.hdf5.format import FORMAT, FORMAT_VERSION
+from spotesm.hdf5.format import FORMAT, FORMAT_VERSION, open_hdf5
 from spotesm.hdf5.index import IndexWriter
 from spotesm.hdf5.orfs import Origins
 from spotesm.hdf5.reused import Reused
@@ -267,7 +267,7 @@ def _sum_work(shards: Sequence[ShardRows]) -> dict:
 
 
 def _summarise(job: MergeJob, split: dict, reasons: Counter[str], work: dict) -> dict:
-    with h5py.File(job.output, "r", locking=False) as file:
+    with open_hdf5(job.output) as file:
         summary = {
             "file": str(job.output),
             "n_embedded": len(file["sequence_ids"]),

@@ -12,7 +12,7 @@ import numpy as np
 from spotesm.base.failures import InputError
 from spotesm.base.text import count
 from spotesm.hdf5.checksums import checksums_at, checksums_under, has_checksums
-from spotesm.hdf5.format import DAMAGE, open_checked
+from spotesm.hdf5.format import DAMAGE, open_checked, open_hdf5
 from spotesm.hdf5.index import Index
 from spotesm.hdf5.pieces import BYTES_AT_ONCE, blocks_of, bytes_of_row, read_rows
 from spotesm.hdf5.shard_file import group_of, read_reasons
@@ -183,7 +183,7 @@ def open_earlier(path: Path, of_shard: bool = False) -> Iterator[EarlierFile]:
         UnfitFile: it cannot be read, or is something else; or, in the block, is damaged.
     """
     try:
-        file = h5py.File(path, "r", locking=False) if of_shard else open_checked(path)
+        file = open_hdf5(path) if of_shard else open_checked(path)
     except InputError as error:
         raise UnfitFile(str(error).removeprefix(f"{path}: ").partition("; ")[0]) from error
     except (OSError, RuntimeError) as error:

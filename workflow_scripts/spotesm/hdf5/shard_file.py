@@ -10,6 +10,7 @@ import numpy as np
 
 from spotesm.base.failures import IncompleteError
 from spotesm.hdf5.checksums import checksums_at, checksums_under
+from spotesm.hdf5.format import open_hdf5
 from spotesm.hdf5.pieces import BYTES_AT_ONCE, bytes_of_row
 from spotesm.hdf5.writing import WrittenFile
 from spotesm.request.outputs import Outputs, output_of
@@ -279,7 +280,7 @@ def read_reasons(file: h5py.File, rows: slice) -> tuple[np.ndarray, np.ndarray]:
 
 def read_shard_results(path: Path) -> Iterator[Results]:
     """Yield what a complete shard file holds, in blocks of some 64 MiB."""
-    with h5py.File(path, "r", locking=False) as file:
+    with open_hdf5(path) as file:
         digests = from_bytes(file["digests"][:])
         reasons, details = read_reasons(file, slice(None))
         windows = file["windows"][:]

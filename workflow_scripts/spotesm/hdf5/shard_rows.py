@@ -4,12 +4,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-import h5py
 import numpy as np
 
 from spotesm.base.failures import IncompleteError, InputError, explain_host_fault
 from spotesm.hdf5.checksums import list_checksums
-from spotesm.hdf5.format import DAMAGE
+from spotesm.hdf5.format import DAMAGE, open_hdf5
 from spotesm.hdf5.pieces import Piece, bytes_of_row
 from spotesm.hdf5.shard_file import REUSED, read_reasons, read_spans
 from spotesm.request.request import Request
@@ -57,7 +56,7 @@ class ShardRows:
         self.path = path
         try:
             # Parts of chunks are read as they are: a cache would read whole ones, and stay.
-            self.file = h5py.File(path, "r", locking=False, rdcc_nbytes=0)
+            self.file = open_hdf5(path, rdcc_nbytes=0)
             self.attributes = dict(self.file.attrs)
             self.common = {name: self.attributes[name] for name in COMMON_ATTRIBUTES}
             self.n = len(self.file["ordinals"])

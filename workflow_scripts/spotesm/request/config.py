@@ -93,7 +93,15 @@ def _take_shorthands(config: dict) -> None:
     if isinstance(datasets, str):
         datasets = {dataset_name(datasets): datasets}
     if isinstance(datasets, dict):
-        config["datasets"] = {_name_of_dataset(name): paths for name, paths in datasets.items()}
+        config["datasets"] = {}
+        for given, paths in datasets.items():
+            name = _name_of_dataset(given)
+            if name in config["datasets"]:
+                raise ConfigError(
+                    f"config: datasets: {name} is there twice, as a number and as text; both would "
+                    "be one folder of results; rename one"
+                )
+            config["datasets"][name] = paths
     for key in ("outputs", "layers", "reuse"):
         if isinstance(config.get(key), str | int) and not isinstance(config[key], bool):
             config[key] = [config[key]]

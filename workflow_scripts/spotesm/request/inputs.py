@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from glob import glob
 from pathlib import Path
 
@@ -78,7 +79,8 @@ def know_by_content(paths: Iterable[str], memory: Path = MEMORY) -> list[str]:
             raise InputError(f"{path}: cannot be read ({error.strerror or error})") from error
         known[path] = [*mark, digest.hexdigest()]
     if any(remembered.get(path) != fact for path, fact in known.items()):
-        write_json(memory, {**remembered, **known})
+        with suppress(OSError):  # such as by several runs at once; then files are read once more
+            write_json(memory, {**remembered, **known})
     return [f"{fact[0]} {fact[-1]}" for fact in known.values()]
 
 
@@ -122,9 +124,10 @@ def _begins_with(path: str, content: str) -> bool:
 
 def _recall(memory: Path) -> dict[str, list]:
     try:
-        return json.loads(memory.read_text(encoding="utf-8"))
+        found = json.loads(memory.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
+    return found if isinstance(found, dict) else {}
 
 
 def choose_shards(datasets: dict[str, list[str]], results: Path) -> int:

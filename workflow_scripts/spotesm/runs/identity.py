@@ -18,7 +18,7 @@ import numpy as np
 from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import ConfigError, InputError, WeightsError
 from spotesm.base.paths import DatasetPaths, is_path_of_weights, weights_manifest
-from spotesm.hdf5.format import DAMAGE, open_checked, refuse_foreign
+from spotesm.hdf5.format import DAMAGE, open_checked, open_hdf5, refuse_foreign
 from spotesm.request.config import Dataset, compression_filter, own_files
 from spotesm.request.inputs import find_fasta, is_grown, know_by_content
 from spotesm.request.outputs import Outputs
@@ -251,7 +251,7 @@ def is_split_of(counts: Path, asked: Asked) -> bool:
 def is_shard_of(path: Path, asked: Asked) -> bool:
     """Whether a shard's file was computed for what is asked, and of this input."""
     try:
-        with h5py.File(path, "r", locking=False) as file:
+        with open_hdf5(path) as file:
             theirs = json.loads(file.attrs["fingerprint"])
             return (
                 json.loads(file.attrs["input"]) == asked.input

@@ -7,12 +7,11 @@ from dataclasses import dataclass, fields, replace
 from math import isfinite
 from pathlib import Path
 
-import h5py
-
 from spotesm.base.journal import Journal
 from spotesm.base.paths import RESULTS, DatasetPaths, shard_file
 from spotesm.base.text import duration
 from spotesm.embed.progress import FILE_NAME, Snapshot
+from spotesm.hdf5.format import open_hdf5
 from spotesm.runs.identity import Asked, is_finished, is_shard_of
 
 # A running job tells of itself every few seconds, or after each batch where one lasts longer.
@@ -186,7 +185,7 @@ def _fits(value: object, kind: type) -> bool:
 def count_in(output: Path) -> tuple[int, int]:
     """Return how many records of a finished shard were rejected, and sequences reused."""
     try:
-        with h5py.File(output, "r", locking=False) as file:
+        with open_hdf5(output) as file:
             rejected = len(file["ordinals"]) - int(file.attrs["n_embedded"])
             return rejected, int(file.attrs.get("n_reused", 0))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError):  # being written, or foreign

@@ -34,9 +34,18 @@ SECONDS_BETWEEN_LINES = 30
 
 
 def hub_folder() -> Path:
-    """Return torch's hub folder, as `torch.hub` finds it, and fair-esm with it."""
+    """Return torch's hub folder, as `torch.hub` finds it, and fair-esm with it.
+
+    Raises:
+        WeightsError: nobody says where the user is at home.
+    """
     cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
-    return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub"
+    try:
+        return Path(os.environ.get("TORCH_HOME", f"{cache}/torch")).expanduser() / "hub"
+    except RuntimeError as error:
+        raise WeightsError(
+            "HOME is not set, and this user has none: set TORCH_HOME to a folder for weights"
+        ) from error
 
 
 # -- fair-esm's address ----------------------------------------------------------------------------
