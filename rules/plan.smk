@@ -16,7 +16,7 @@ rule plan_run:
         weights=WEIGHTS,
         checkpoints={dataset: checkpoint_root(dataset) for dataset in DATASETS},
         reuse=REUSED,
-        datasets={dataset: list(map(str, proteins(dataset))) for dataset in DATASETS},
+        datasets={dataset: protein_files(dataset) for dataset in DATASETS},
     message:
         "Estimating what the run will cost"
     script:

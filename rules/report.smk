@@ -23,6 +23,7 @@ rule report_dataset:
         "../envs/spotesm.yaml"
     params:
         rejected=untracked(lambda wildcards: rejected_list(wildcards.dataset)),
+        labels=untracked(OWN_FILES["labels"]),
         labels_content=OWN_CONTENTS["labels"],
         checkpoints=untracked(lambda wildcards: checkpoint_root(wildcards.dataset)),
     message:

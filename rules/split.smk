@@ -14,6 +14,7 @@ rule split_fasta:
     conda:
         "../envs/spotesm.yaml"
     params:
+        fasta=untracked(lambda wildcards: protein_files(wildcards.dataset)),
         origin=untracked(lambda wildcards: ASKED[wildcards.dataset].input),
         surely_proteins=untracked(
             lambda wildcards: DATASETS[wildcards.dataset].alphabet is not None

@@ -13,6 +13,7 @@ rule translate_contigs:
     conda:
         "../envs/spotesm.yaml"
     params:
+        fasta=untracked(lambda wildcards: FASTA[wildcards.dataset]),
         origin=untracked(lambda wildcards: ASKED[wildcards.dataset].input),
         genetic_code=lambda wildcards: DATASETS[wildcards.dataset].genetic_code,
         min_orf=lambda wildcards: DATASETS[wildcards.dataset].min_orf,

@@ -14,7 +14,7 @@ with step(snakemake.log[0]):
             rejected=Path(snakemake.params.rejected),
             summary=Path(snakemake.input.summary),
             checkpoints=Path(snakemake.params.checkpoints),
-            labels=next(map(Path, snakemake.input.labels), None),
+            labels=next(map(Path, snakemake.params.labels), None),
             output=Path(snakemake.output[0]),
             key=report_key(Path(snakemake.input.embeddings), snakemake.params.labels_content),
         )

@@ -7,7 +7,7 @@ from spotesm.step import step
 
 with step(snakemake.log[0]):
     split_fasta(
-        inputs=[Path(path) for path in snakemake.input.fasta],
+        inputs=[Path(path) for path in snakemake.params.fasta],
         shards=[Path(path) for path in snakemake.output.shards],
         rejected=Path(snakemake.output.rejected),
         summary=Path(snakemake.output.summary),

@@ -7,7 +7,7 @@ from spotesm.step import step
 
 with step(snakemake.log[0]):
     translate_contigs(
-        inputs=[Path(path) for path in snakemake.input.fasta],
+        inputs=[Path(path) for path in snakemake.params.fasta],
         output=Path(snakemake.output.orfs),
         rejected=Path(snakemake.output.rejected),
         summary=Path(snakemake.output.summary),

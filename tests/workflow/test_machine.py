@@ -13,6 +13,7 @@ from snakemake_runs import snakemake, spotesm, write_config
 from spotesm.hdf5.reader import Embeddings
 from spotesm.weights.manifest import Weights
 
+IN_2031 = 1_924_000_000
 RUN = ("--cores", "2", "--resources", "gpu=1", "--configfile", "my.yaml")
 
 
@@ -93,10 +94,11 @@ def test_a_machine_where_all_is_odd(
     monkeypatch: pytest.MonkeyPatch,
     reference_residues: Callable[[str], np.ndarray],
 ) -> None:
-    """No flush of folders, no modes, no links; no home, no name; traps in the user's folder."""
+    """No flush of folders, no modes, no links; no home, no name; traps, a date in the future."""
     for name in ("random.py", "h5py.py", "esm.py"):
         (folder / name).write_text(f"open({str(folder / 'executed')!r}, 'w').close()\n")
     (folder / "default").mkdir()
+    os.utime(folder / "in.fasta", (IN_2031, IN_2031))
     odd = {**preload(folder, FOREIGN_FILE_SYSTEM, NAMELESS), "HOME": "/proc/nohome"}
     for name, value in {**odd, "SNAKEMAKE_PROFILE": "none", "PYTHONPATH": ""}.items():
         monkeypatch.setenv(name, value)
@@ -128,3 +130,25 @@ def test_another_package_called_esm_ends_the_run_in_one_line(folder: Path) -> No
     assert run.stderr.count("\n") == 3  # the command, Snakemake's word on its profile, and the line
     assert f"another one, {theirs}; spotESM needs fair-esm" in run.stderr.splitlines()[-1]
     assert not (folder / "results/in/shards").exists()
+
+
+def test_files_of_the_user_dated_in_the_future(folder: Path) -> None:
+    """Contigs and labels, by links that are as new; and again, when nothing is to be done."""
+    (folder / "plate.fna").write_text(f">c\n{'ATG' + 'GCT' * 40 + 'TAA'}\n")
+    (folder / "labels.tsv").write_text("id\tlabel\nc|frame+1|1-123\tx\n")
+    for name in ("plate.fna", "labels.tsv"):
+        os.utime(folder / name, (IN_2031, IN_2031))
+        (folder / f"link.{name}").symlink_to(name)
+        os.utime(folder / f"link.{name}", (IN_2031, IN_2031), follow_symlinks=False)
+    datasets = {"d": {"fasta": "link.plate.fna", "alphabet": "nucleotide", "min_orf": 20}}
+    write_config(folder, datasets=datasets, shards=1, report={"labels": "link.labels.tsv"})
+    run = snakemake(folder, *RUN)
+    assert run.returncode == 0, run.stdout
+    assert "clock skew" not in run.stdout
+    with Embeddings(folder / "results/d/embeddings.h5") as embeddings:
+        n = len(embeddings)
+    assert n > 0
+    again = snakemake(folder, *RUN)
+    assert again.returncode == 0, again.stdout
+    assert f"{n} rows" in again.stdout
+    assert "Nothing to be done" in again.stdout
