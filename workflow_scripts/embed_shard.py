@@ -1,13 +1,15 @@
 """Rule embed_shard: embed one shard on one device, resuming what earlier attempts finished."""
 
+import os
 from pathlib import Path
 
 from spotesm.base.paths import DatasetPaths
 from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
+from spotesm.request.precision import Agreement
 from spotesm.request.request import Request
-from spotesm.step import step
+from spotesm.step import RUN, step
 
 with step(snakemake.log[0]):
     checkpoints = Path(snakemake.params.checkpoints)
@@ -30,5 +32,11 @@ with step(snakemake.log[0]):
             past=dataset.embeddings,
             input=snakemake.params.origin,
             reuse=[Path(path) for path in snakemake.params.reuse],
+            agreement=Agreement(
+                dataset,
+                checkpoints.parent,
+                run=os.environ.get(RUN, ""),
+                restart=bool(snakemake.params.restart),
+            ),
         )
     )

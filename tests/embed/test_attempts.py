@@ -3,6 +3,7 @@
 Each sequence of the shard is the one to blame in turn: the first, one in the middle, the last.
 """
 
+from dataclasses import replace
 import signal
 from pathlib import Path
 
@@ -15,11 +16,13 @@ from spotesm.embed.attempts import Attempt, journal_attempt
 from spotesm.embed.checkpoints import Thresholds, open_checkpoints
 from spotesm.machine.preemption import Preempted
 from spotesm.sequences.digests import as_hex
+from spotesm.sequences.reasons import Device
 from spotesm.sequences.sharding import Shard
 
 N = 9
 PLACES = (0, 4, N - 1)
 CPU = torch.device("cpu")
+SMALL, LARGE = (Device("T4", gib << 30, "float16") for gib in (16, 32))
 NEVER = Thresholds(sequences=1 << 40, seconds=1e9, bytes=1 << 60)
 CUDA_FAILED = torch.AcceleratorError("CUDA error: device-side assert")
 
@@ -30,12 +33,17 @@ def shard(tmp_path: Path) -> Shard:
 
 
 def attempt(
-    folder: Path, shard: Shard, batch: list[int], error: BaseException | None, restart: str = ""
+    folder: Path,
+    shard: Shard,
+    batch: list[int],
+    error: BaseException | None,
+    restart: str = "",
+    device: Device = SMALL,
 ) -> Attempt:
     """One attempt, which ends by `error` with a batch in flight."""
     with open_checkpoints(folder / "parts", {}, NEVER) as checkpoints:
         try:
-            with journal_attempt(checkpoints, shard, CPU, restart) as made:
+            with journal_attempt(checkpoints, shard, CPU, device, restart) as made:
                 list(made.launching([np.array(batch, np.int64)]) if batch else [])
                 if error is not None:
                     raise error
@@ -44,9 +52,9 @@ def attempt(
         return made
 
 
-def learned(folder: Path, shard: Shard) -> tuple[list[int], list[int]]:
+def learned(folder: Path, shard: Shard, device: Device = SMALL) -> tuple[list[int], list[int]]:
     """What the next attempt would run one by one, and what it would reject."""
-    made = attempt(folder, shard, [], Preempted(15))
+    made = attempt(folder, shard, [], Preempted(15), device=device)
     return made.suspects.tolist(), made.condemned.tolist()
 
 
@@ -67,6 +75,50 @@ def test_one_kill_condemns_nobody(tmp_path: Path, shard: Shard, place: int) -> N
     assert learned(tmp_path, shard) == ([place], [])
     attempt(tmp_path, shard, list(range(N)), CUDA_FAILED)
     assert learned(tmp_path, shard) == ([i for i in range(N) if i != place], [place])
+
+
+@pytest.mark.parametrize("place", PLACES)
+@pytest.mark.parametrize(
+    "other", [LARGE, replace(SMALL, name="L4"), replace(SMALL, precision="bfloat16")]
+)
+def test_what_killed_one_device_is_a_suspect_on_another(
+    tmp_path: Path, shard: Shard, place: int, other: Device
+) -> None:
+    for _ in range(2):
+        attempt(tmp_path, shard, [place], CUDA_FAILED)
+    assert learned(tmp_path, shard, other) == ([place], [])
+    attempt(tmp_path, shard, [place], CUDA_FAILED, device=other)
+    assert learned(tmp_path, shard, other) == ([place], [])
+    attempt(tmp_path, shard, [place], CUDA_FAILED, device=other)
+    assert learned(tmp_path, shard, other) == ([], [place])
+    assert learned(tmp_path, shard) == ([], [place])
+
+
+RUBBISH = (
+    "[]",
+    "7",
+    "[" * 100_000,
+    '{"event": "start"}',
+    '{"event": "failed", "type": "cuda_runtime"}',
+    '{"event": "failed", "attempt": 1, "time": "", "host": "", "type": "cuda_runtime", '
+    '"message": "", "hardware": {}, "digests": ["xyz"]}',
+    '{"event": "failed", "attempt": 1, "time": "", "host": "", "type": "cuda_runtime", '
+    '"message": "", "hardware": {}, "digests": {"a": 1}}',
+)
+
+
+@pytest.mark.parametrize("rubbish", RUBBISH, ids=range(len(RUBBISH)))
+@pytest.mark.parametrize("place", [0, 2, 4])
+def test_a_damaged_line_is_named_and_left_out(
+    tmp_path: Path, shard: Shard, rubbish: str, place: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    for _ in range(2):
+        attempt(tmp_path, shard, [3], CUDA_FAILED)
+    journal = tmp_path / "parts/journal.jsonl"
+    lines = journal.read_text().splitlines()
+    journal.write_text("\n".join([*lines[:place], rubbish, *lines[place:], ""]))
+    assert learned(tmp_path, shard) == ([], [3])
+    assert f"{journal}: 1 damaged line; what happened then is not known" in caplog.messages
 
 
 @pytest.mark.parametrize("place", PLACES)
@@ -114,7 +166,7 @@ def test_a_failure_names_the_batches_in_flight(tmp_path: Path, shard: Shard, pla
     """Those that have landed are not to blame."""
     batches = [np.array([(place + 1) % N]), np.array([place]), np.array([(place + 2) % N])]
     with open_checkpoints(tmp_path / "parts", {}, NEVER) as checkpoints:
-        with pytest.raises(ValueError), journal_attempt(checkpoints, shard, CPU, "") as made:
+        with pytest.raises(ValueError), journal_attempt(checkpoints, shard, CPU, SMALL, "") as made:
             list(made.launching(batches))
             made.landed()
             raise ValueError("x")
@@ -146,7 +198,7 @@ def test_only_who_made_progress_is_run_again_after_sigterm(
     with open_checkpoints(tmp_path / "parts", {}, NEVER) as checkpoints:
         with (
             pytest.raises(Preempted),
-            journal_attempt(checkpoints, shard, CPU, "") as made,
+            journal_attempt(checkpoints, shard, CPU, SMALL, "") as made,
         ):
             for i in made.launching([np.array([i]) for i in range(computed)]):
                 assert len(i) == 1

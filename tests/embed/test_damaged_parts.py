@@ -10,7 +10,8 @@ import torch
 from damage import changes_of
 from shards import parts_of
 from spotesm.base.durable import read_json
-from spotesm.embed.checkpoints import _digest_file, open_checkpoints
+from spotesm.embed.checkpoints import open_checkpoints
+from spotesm.embed.parts import digest_file
 from spotesm.embed.task import ShardJob
 from tiny_shard import RECORDS, N, job_beside, lay_out_parts, resume, sequences_in, values_of
 
@@ -93,7 +94,7 @@ def test_what_another_writer_made_otherwise_is_set_aside(broken: ShardJob) -> No
     settings = read_json(broken.checkpoints / "fingerprint.json")
     for where, how, changed in changes_of(content):
         torch.save(changed, broken.checkpoints / "new")
-        name = f"part-00002.{_digest_file(broken.checkpoints / 'new')}.pt"
+        name = f"part-00002.{digest_file(broken.checkpoints / 'new')}.pt"
         (broken.checkpoints / "new").rename(broken.checkpoints / name)
         found = count_in_parts(broken, settings)
         if (broken.checkpoints / "set-aside" / name).exists():

@@ -88,7 +88,7 @@ def test_as_many_values_as_a_sequence_should_have(
             "contacts/values": Ragged(np.zeros(sizes[1].sum(), np.float32), sizes[1]),
         },
     )
-    found = find_sound(results, np.full(3, 10), request)
+    found = find_sound(results, np.full(3, 10), request, request.long_sequences)
     assert found.tolist() == one_of_three(True, sound).tolist()
 
 

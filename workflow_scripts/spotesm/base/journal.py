@@ -1,13 +1,18 @@
 """A journal of what happened to a shard, over all attempts."""
 
 import json
+import logging
 import os
 import socket
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import BinaryIO
 
 from spotesm.base.failures import writing
+from spotesm.base.text import count
+
+log = logging.getLogger(__name__)
 
 
 class Journal:
@@ -50,14 +55,25 @@ class Journal:
         for line in self.path.read_bytes().splitlines():
             try:
                 entry = json.loads(line)
-            except ValueError:
+            except (ValueError, RecursionError):
                 continue
             if isinstance(entry, dict) and isinstance(entry.get("event"), str):
                 entries.append(entry)
         return entries
 
-    def read_since_completed(self) -> list[dict]:
-        """Return the lines of the work in hand: those after the shard was last completed."""
-        entries = self.read()
+    def read_since_completed(self, fits: Callable[[dict], bool] = lambda _: True) -> list[dict]:
+        """Return the lines of the work in hand: those after the shard was last completed.
+
+        Args:
+            fits: whether an event has what it must have; the log says how many lines have not.
+        """
+        entries = [entry for entry in self.read() if fits(entry)]
+        if damaged := self._count_lines() - len(entries):
+            log.warning(
+                "%s: %s; what happened then is not known", self.path, count(damaged, "damaged line")
+            )
         completed = [place for place, entry in enumerate(entries) if entry["event"] == "completed"]
         return entries[completed[-1] + 1 :] if completed else entries
+
+    def _count_lines(self) -> int:
+        return len(self.path.read_bytes().splitlines()) if self.path.exists() else 0

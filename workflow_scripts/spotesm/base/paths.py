@@ -12,12 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from spotesm.base.durable import read_json, write_json
+from spotesm.base.state import read_state
 
 REPOSITORY = Path(__file__).parents[3]
 SCHEMA = REPOSITORY / "rules" / "config.schema.yaml"
 
 RESULTS = Path("results")
 WEIGHTS = Path("resources/weights")
+CHECKPOINTS = "checkpoints"
 _SHARD = re.compile(r"([0-9]+)-of-[0-9]+")
 
 # Instead of a path, as where weights come from.
@@ -96,36 +98,40 @@ class DatasetPaths:
         return in_shard_order(self.folder.glob("shards/*.fasta"))
 
     @property
+    def precision(self) -> Path:
+        """What `precision: auto` is for it."""
+        return self.folder / "precision.json"
+
+    @property
     def checkpoints(self) -> Path:
         """The folder with the checkpoints of the shards, as the last run wrote it down."""
-        noted = self._read_note().get("checkpoints")
-        if not isinstance(noted, str):
-            return self.folder / "checkpoints"
-        return Path(os.path.abspath(self.folder)).parent.parent / noted
-
-    def checkpoints_in(self, directory: str | None) -> Path:
-        """Return where checkpoints go, given `checkpoint: dir`."""
-        return Path(directory, self.name) if directory else self.folder / "checkpoints"
-
-    def note_checkpoints(self, where: Path) -> None:
-        """Write down where they are, so that nobody needs to be told."""
-        wanted = {"checkpoints": str(where)}
-        # Shards begin at once; if another was quicker, it wrote the same.
-        with suppress(FileNotFoundError):
-            if self._read_note() != wanted:
-                write_json(self._note, wanted)
-
-    def _read_note(self) -> dict:
-        """Return what was written down; nothing if that is not there, or foreign."""
         try:
             note = read_json(self._note)
         except (FileNotFoundError, ValueError):
-            return {}
-        return note if isinstance(note, dict) else {}
+            note = {}
+        if not _is_note(note):  # it is not there, or foreign
+            return self.folder / CHECKPOINTS
+        return Path(os.path.abspath(self.folder)).parent.parent / note[CHECKPOINTS]
+
+    def checkpoints_in(self, directory: str | None) -> Path:
+        """Return where checkpoints go, given `checkpoint: dir`."""
+        return Path(directory, self.name) if directory else self.folder / CHECKPOINTS
+
+    def note_checkpoints(self, where: Path) -> None:
+        """Write down where they are, so that nobody needs to be told."""
+        wanted = {CHECKPOINTS: str(where)}
+        # Shards begin at once; if another was quicker, it wrote the same.
+        with suppress(FileNotFoundError):
+            if read_state(self._note, _is_note, "this job writes it anew") != wanted:
+                write_json(self._note, wanted)
 
     @property
     def _note(self) -> Path:
         return self.folder / "checkpoints.json"
+
+
+def _is_note(note: dict) -> bool:
+    return isinstance(note.get(CHECKPOINTS), str)
 
 
 def in_shard_order(paths: Iterable[Path]) -> list[Path]:

@@ -2,11 +2,12 @@
 
 import logging
 import os
+import re
 import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import torch
@@ -17,11 +18,26 @@ from spotesm.embed.checkpoints import Checkpoints
 from spotesm.machine.preemption import Preempted
 from spotesm.machine.slurm import requeue_this_job
 from spotesm.sequences.digests import as_hex, from_hex
+from spotesm.sequences.reasons import Device
 from spotesm.sequences.sharding import Shard
 
 log = logging.getLogger(__name__)
 
 KILLS_OF_A_REJECTED_SEQUENCE = 2
+# What is read of an event of the journal.
+READ: dict[str, dict[str, type]] = {
+    "start": {"restart": str},
+    "failed": {
+        "attempt": int,
+        "time": str,
+        "host": str,
+        "type": str,
+        "message": str,
+        "digests": list,
+        "hardware": dict,
+    },
+}
+_DIGEST = re.compile("[0-9a-f]{32}")
 
 
 @dataclass
@@ -55,7 +71,11 @@ class Attempt:
 
 @contextmanager
 def journal_attempt(
-    checkpoints: Checkpoints, shard: Shard, device: torch.device, restart: str
+    checkpoints: Checkpoints,
+    shard: Shard,
+    device: torch.device,
+    hardware: Device,
+    restart: str,
 ) -> Iterator[Attempt]:
     """Write an attempt's start and end to the shard's journal.
 
@@ -63,21 +83,23 @@ def journal_attempt(
     of our SLURM profile that SIGTERM stops after it made progress asks to be run again.
 
     Args:
+        hardware: what the device is; only what failed on such a one is rejected here.
         restart: a name for a forced restart, or empty; parts from before the first attempt
             under this name are ignored.
     """
     journal = checkpoints.journal
-    earlier = journal.read_since_completed()
+    earlier = journal.read_since_completed(_is_whole)
     starts = [entry for entry in earlier if entry["event"] == "start"]
     if restart and not any(entry["restart"] == restart for entry in starts):
         log.warning("forced restart: checkpoints of earlier runs are ignored")
         checkpoints.start_anew()
-    attempt = Attempt(len(starts) + 1, *_find_suspects(earlier, shard))
+    attempt = Attempt(len(starts) + 1, *_find_suspects(earlier, shard, hardware))
     journal.record(
         "start",
         attempt=attempt.number,
         restart=restart,
         device=str(device),
+        hardware=asdict(hardware),
         visible_gpus=os.environ.get("CUDA_VISIBLE_DEVICES"),
         slurm_job=os.environ.get("SLURM_JOB_ID"),
     )
@@ -106,18 +128,35 @@ def journal_attempt(
                 ids=shard.ids_of(batch),
                 token_budget=checkpoints.token_budget,
                 device=str(device),
+                hardware=asdict(hardware),
             )
         raise
     journal.record("completed", attempt=attempt.number, computed=attempt.computed)
 
 
-def _find_suspects(earlier: list[dict], shard: Shard) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sequences to run one by one, and those that have killed enough attempts."""
+def _find_suspects(
+    earlier: list[dict], shard: Shard, hardware: Device
+) -> tuple[np.ndarray, np.ndarray]:
+    """Return the sequences to run one by one, and those that have killed enough attempts.
+
+    Those of other devices count as suspects alone.
+    """
     failures = [e for e in earlier if e["event"] == "failed" and e["type"] == CUDA_RUNTIME]
-    kills = Counter(digest for entry in failures for digest in entry["digests"])
-    alone = {entry["digests"][0] for entry in failures if len(entry["digests"]) == 1}
+    here = [e for e in failures if e["hardware"] == asdict(hardware)]
+    kills = Counter(digest for entry in here for digest in entry["digests"])
+    alone = {entry["digests"][0] for entry in here if len(entry["digests"]) == 1}
     condemned = {d for d in alone if kills[d] >= KILLS_OF_A_REJECTED_SEQUENCE}
-    return _indices(shard, kills.keys() - condemned), _indices(shard, condemned)
+    suspects = {digest for entry in failures for digest in entry["digests"]}
+    return _indices(shard, suspects - condemned), _indices(shard, condemned)
+
+
+def _is_whole(event: dict) -> bool:
+    """Whether an event of the journal has what is read of it."""
+    kinds = READ.get(event["event"], {})
+    if not all(isinstance(event.get(key), kind) for key, kind in kinds.items()):
+        return False
+    digests = event["digests"] if "digests" in kinds else []
+    return all(isinstance(text, str) and _DIGEST.fullmatch(text) for text in digests)
 
 
 def _indices(shard: Shard, digests: Iterable[str]) -> np.ndarray:

@@ -16,21 +16,23 @@ from pathlib import Path
 import numpy as np
 
 from spotesm.base.durable import read_json
-from spotesm.embed.checkpoints import (
-    BOUND,
-    SET_ASIDE,
-    DamagedPart,
-    check_digest,
-    finished_paths,
-    part_paths,
-    read_part,
-)
+from spotesm.base.paths import in_shard_order
+from spotesm.base.state import SET_ASIDE
+from spotesm.embed.checkpoints import BOUND
+from spotesm.embed.parts import DamagedPart, check_digest, finished_paths, part_paths, read_part
 from spotesm.embed.task import ShardJob, Task
 from spotesm.hdf5.reuse import UnfitFile, open_earlier
 from spotesm.hdf5.shard_file import ShardWriter
 from spotesm.machine.preemption import StopRequest
 from spotesm.request.results import Results
-from spotesm.request.reuse import find_difference, find_sound, outputs_of, units_held
+from spotesm.request.reuse import (
+    find_difference,
+    find_sound,
+    find_standing,
+    long_of,
+    outputs_of,
+    units_held,
+)
 
 log = logging.getLogger(__name__)
 
@@ -66,7 +68,8 @@ class Past:
         shards: the folder with its shards' files.
         named: earlier merged files that the config names.
         set_aside: the folder of what the shard set aside.
-        but: into how many shards those are split that are not looked at, as text: those of now.
+        shard: the name of the shard, such as `3-of-16`; others of its split are not looked at, nor
+            are those of another split whose digests cannot be its own. Empty for all.
     """
 
     merged: Path | None
@@ -74,7 +77,7 @@ class Past:
     shards: Path | None
     named: Sequence[Path]
     set_aside: Path | None = None
-    but: str = ""
+    shard: str = ""
 
     @classmethod
     def of_job(cls, job: ShardJob) -> "Past":
@@ -87,7 +90,7 @@ class Past:
             shards=job.output.parent if old else None,
             named=job.reuse,
             set_aside=job.checkpoints / SET_ASIDE if kept else None,
-            but=_split(job.output),
+            shard=job.output.stem,
         )
 
     def find_sources(self) -> Iterator[Source]:
@@ -106,8 +109,8 @@ class Past:
             yield Source(path, MERGED, str(path), asked=True)
 
     def _others(self, folder: Path | None, pattern: str) -> list[Path]:
-        paths = folder.glob(pattern) if folder else ()
-        return sorted(path for path in paths if _split(path) != self.but)
+        paths = in_shard_order(folder.glob(pattern)) if folder else ()
+        return [path for path in paths if not self.shard or _share_digests(path.stem, self.shard)]
 
     def _in_store(self, folder: Path) -> Iterator[Source]:
         """Yield what lies in a folder of checkpoints, if it says of which settings."""
@@ -121,9 +124,10 @@ class Past:
             yield Source(path, PART, str(self.checkpoints), settings)
 
 
-def _split(shard: Path) -> str:
-    """Return into how many shards the input is split, of which this is one."""
-    return shard.name.partition("-of-")[2].removesuffix(".h5")
+def _share_digests(other: str, shard: str) -> bool:
+    """Whether two shards are of different splits, and the ranges of their digests meet."""
+    (i, n), (j, m) = (map(int, name.split("-of-")) for name in (other, shard))
+    return n != m and (i - 1) * m < j * n and (j - 1) * n < i * m
 
 
 def write_reused(task: Task, writer: ShardWriter, stop: StopRequest) -> None:
@@ -153,34 +157,45 @@ def read_source(source: Source, task: Task, writer: ShardWriter) -> Iterator[Res
         DamagedPart: likewise.
     """
     read = _read_part if source.kind == PART else _read_file
-    for results in read(source, task, writer):
+    for theirs, results in read(source, task, writer):
         sequences = task.shard.find(results.digests)
         lengths = np.where(sequences >= 0, task.shard.lengths[sequences], 0)
-        sound = (sequences >= 0) & find_sound(results, lengths, task.request)
+        sound = find_sound(results, lengths, task.request, long_of(theirs))
+        sound |= find_standing(results, lengths, theirs, task.settings, task.hardware)
+        sound &= sequences >= 0
         if sound.any():
             yield replace(results.take(np.flatnonzero(sound)), origin=source.origin)
 
 
-def _read_file(source: Source, task: Task, writer: ShardWriter) -> Iterator[Results]:
+def _read_file(
+    source: Source, task: Task, writer: ShardWriter
+) -> Iterator[tuple[Mapping, Results]]:
     with open_earlier(source.path, of_shard=source.kind != MERGED) as earlier:
         units = _units_of(source, earlier.settings, task.settings)
         if not units:
             return
+        if rejected := earlier.read_rejected():
+            yield earlier.settings, rejected
         wanted = np.flatnonzero(writer.lack(units))
         found, rows = earlier.find(task.shard.digests[wanted])
         wanted = wanted[found]
         if source.kind == FINISHED and len(wanted):
             check_digest(source.path)
         digests, lengths = task.shard.digests[wanted], task.shard.lengths[wanted]
-        yield from earlier.read(digests, lengths, rows, task.outputs, task.outputs.keys_of(units))
+        keys = task.outputs.keys_of(units)
+        for results in earlier.read(digests, lengths, rows, task.outputs, keys):
+            yield earlier.settings, results
 
 
-def _read_part(source: Source, task: Task, writer: ShardWriter) -> Iterator[Results]:
-    units = _units_of(source, source.settings or {}, task.settings)
+def _read_part(
+    source: Source, task: Task, writer: ShardWriter
+) -> Iterator[tuple[Mapping, Results]]:
+    theirs = source.settings or {}
+    units = _units_of(source, theirs, task.settings)
     keys = task.outputs.keys_of(units) if units else []
     if keys:
         for results in _read_results(source):
-            yield results.only(keys).astype(task.outputs.dtype)
+            yield theirs, results.only(keys).astype(task.outputs.dtype)
 
 
 def _read_results(part: Source) -> Iterator[Results]:
@@ -202,34 +217,41 @@ def _units_of(source: Source, theirs: Mapping, ours: Mapping) -> list[str]:
     return []
 
 
-def find_done(past: Past, settings: Mapping, digests: np.ndarray) -> np.ndarray:
+def find_done(
+    past: Past, settings: Mapping, digests: np.ndarray, lengths: np.ndarray
+) -> np.ndarray:
     """Return which sequences need not be computed, for what earlier runs left, (u,) bool.
 
     Args:
         settings: what determines the numbers; without those of weights, any will do.
         digests: (u,) DIGEST, ascending.
+        lengths: (u,) residues of each.
     """
     done = np.zeros(len(digests), bool)
     for source in past.find_sources():
         if done.all():
             break
         try:
-            for found in _find_in(source, settings, digests):
-                done[found] = True
+            for theirs, found in _find_in(source, settings, digests):
+                alike = long_of(settings).cuts_like(long_of(theirs), lengths[found])
+                done[found[alike]] = True
         except (UnfitFile, DamagedPart) as problem:
             log.warning("reuse: %s %s; not used", source.path, problem)
     return done
 
 
-def _find_in(source: Source, settings: Mapping, digests: np.ndarray) -> Iterator[np.ndarray]:
+def _find_in(
+    source: Source, settings: Mapping, digests: np.ndarray
+) -> Iterator[tuple[Mapping, np.ndarray]]:
     if source.kind == PART:
-        if _has_all(source, source.settings or {}, settings):
+        theirs = source.settings or {}
+        if _has_all(source, theirs, settings):
             for results in _read_results(source):
-                yield np.flatnonzero(np.isin(digests, results.digests))
+                yield theirs, np.flatnonzero(np.isin(digests, results.digests))
         return
     with open_earlier(source.path, of_shard=source.kind != MERGED) as earlier:
         if _has_all(source, earlier.settings, settings):
-            yield earlier.find(digests)[0]
+            yield earlier.settings, earlier.find(digests)[0]
 
 
 def _has_all(source: Source, theirs: Mapping, ours: Mapping) -> bool:

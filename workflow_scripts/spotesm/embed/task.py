@@ -1,7 +1,7 @@
 """One shard's work order, and the task it becomes on a device."""
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -9,11 +9,14 @@ import numpy as np
 import torch
 
 from spotesm.embed.checkpoints import CHECKPOINT_FORMAT, Thresholds
+from spotesm.hdf5.format import auto_of
 from spotesm.machine.allocator import keep_freed_memory
-from spotesm.machine.devices import resolve_precision
+from spotesm.machine.devices import AUTO, describe_device, resolve_precision
 from spotesm.model.engines import ENGINES, PACKED, Engine, start_packed
 from spotesm.request.outputs import CONTACTS, LOGITS, Outputs
+from spotesm.request.precision import Agreement
 from spotesm.request.request import Request
+from spotesm.sequences.reasons import Device
 from spotesm.sequences.sharding import Shard
 from spotesm.weights.manifest import Weights
 from spotesm.weights.prepared import default_folder
@@ -40,6 +43,8 @@ class ShardJob:
         past: the merged file of this dataset, if an earlier run left one.
         input: what the records come from, kept in the file.
         reuse: earlier merged files of others.
+        agreement: where the jobs of a dataset agree on what `precision: auto` is; None if each
+            decides for itself.
     """
 
     fasta: Path
@@ -56,6 +61,7 @@ class ShardJob:
     past: Path | None = None
     input: Mapping = field(default_factory=dict)
     reuse: Sequence[Path] = ()
+    agreement: Agreement | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +70,7 @@ class Task:
 
     Attributes:
         request: what is asked for, resolved for the model and the device.
+        hardware: what the device is.
     """
 
     job: ShardJob
@@ -71,18 +78,24 @@ class Task:
     weights: Weights
     request: Request
     device: torch.device
+    hardware: Device
 
     @classmethod
     def of_job(cls, job: ShardJob, device: torch.device) -> "Task":
         """Read what the work order names.
 
         Raises:
+            DeviceError: it cannot have the precision that others of the dataset computed in.
             WeightsError: logits or contacts are wanted, but the weights lack what they need.
         """
+        hardware = describe_device(device, resolve_precision(job.request.precision, device))
+        if job.request.precision == AUTO and job.agreement:
+            agreed = job.agreement.join(hardware, lambda: auto_of(job.past))
+            hardware = replace(hardware, precision=agreed)
         weights = Weights.read(job.weights)
         weights.check_has(LOGITS in job.request.outputs, CONTACTS in job.request.outputs)
-        request = job.request.resolve(resolve_precision(job.request.precision, device))
-        return cls(job, Shard.index(job.fasta), weights, request, device)
+        request = job.request.resolve(hardware.precision)
+        return cls(job, Shard.index(job.fasta), weights, request, device, hardware)
 
     @property
     def outputs(self) -> Outputs:

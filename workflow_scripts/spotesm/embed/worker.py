@@ -50,7 +50,9 @@ def embed_shard(job: ShardJob) -> None:
                 log.info("%s: another process has finished this shard meanwhile", job.output)
                 return
             with (
-                journal_attempt(checkpoints, task.shard, device, job.restart) as attempt,
+                journal_attempt(
+                    *(checkpoints, task.shard, device, task.hardware, job.restart)
+                ) as attempt,
                 create_shard_file(task) as writer,
             ):
                 write_done(task, checkpoints, writer, stop)
@@ -58,7 +60,8 @@ def embed_shard(job: ShardJob) -> None:
                 progress = Progress(task, writer.done, writer.n_reused, attempt.number)
                 remaining = embed_remaining(task, checkpoints, attempt, stop, progress, writer)
                 try:
-                    for batch, results in remaining:
+                    for batch, found in remaining:
+                        results = found.on(task.hardware)
                         if job.checkpointing:
                             checkpoints.add(results)
                         writer.add(results)
@@ -235,10 +238,11 @@ def create_shard_file(task: Task) -> Iterator[ShardWriter]:
 def write_done(
     task: Task, checkpoints: Checkpoints, writer: ShardWriter, stop: StopRequest
 ) -> None:
-    """Write what earlier attempts have finished."""
+    """Write what earlier attempts have finished, but for what this device may do better."""
     if task.job.checkpointing:
         for part in checkpoints.read_parts():
-            writer.add(part)
+            holds = [reason is None or reason.holds_on(task.hardware) for reason in part.reasons]
+            writer.add(part.take(np.flatnonzero(holds)))
             stop.leave_if_asked()
 
 

@@ -11,7 +11,14 @@ from spotesm.base.failures import IncompleteError
 from spotesm.hdf5 import shard_file
 from spotesm.hdf5.checksums import checksums_at, checksums_of, has_checksums
 from spotesm.hdf5.format import DAMAGE, open_hdf5, read_structure
-from spotesm.hdf5.shard_file import as_attribute, group_of, read_origins, read_reasons, read_spans
+from spotesm.hdf5.shard_file import (
+    as_attribute,
+    group_of,
+    read_origins,
+    read_reasons,
+    read_spans,
+)
+from spotesm.hdf5.unfit import REJECTED_ON, read_devices
 from spotesm.request.outputs import CONTACTS, Outputs, output_of
 from spotesm.request.request import Request
 from spotesm.sequences.digests import as_bytes, hash_bytes, keys_of_hashes
@@ -62,6 +69,10 @@ def _find_problems(file: h5py.File, shard: Shard, ids: np.ndarray, settings: dic
     embedded = reasons == ""
     if not set(reasons[~embedded]) <= set(KEYWORDS):
         yield "rejects records for reasons that there are not"
+    devices = read_devices(file.attrs)
+    on = file[REJECTED_ON][:] if REJECTED_ON in file else np.zeros(len(embedded), np.uint16)
+    if on.shape != embedded.shape or on.max(initial=0) > len(devices) or on[embedded].any():
+        yield "does not say of every rejected record on which device that was"
     if file.attrs["n_embedded"] != np.count_nonzero(embedded):
         yield "counts its records wrongly"
     if file.attrs["n_sequences"] != len(shard.digests):

@@ -1,5 +1,6 @@
 """What our HDF5 files call themselves, and how a merged one is told from everything else."""
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -116,6 +117,19 @@ def refuse_foreign(path: Path) -> None:
         return
     if problem:
         raise InputError(f"{path}: {problem}")
+
+
+def auto_of(path: Path | None) -> str | None:
+    """Return what `precision: auto` was for a merged file; None if it was not asked for.
+
+    Also where there is no such file, or a damaged one.
+    """
+    try:
+        with h5py.File(path or "", "r", locking=False) as file:
+            asked = json.loads(file.attrs["config"])["precision"]
+            return str(file.attrs["precision"]) if asked == "auto" else None
+    except DAMAGE:
+        return None
 
 
 def _problem_before_opening(path: Path) -> str | None:

@@ -33,6 +33,7 @@ from spotesm.hdf5.shard_rows import (
     Gatherer,
     ShardRows,
 )
+from spotesm.hdf5.unfit import write_unfit
 from spotesm.hdf5.writing import WrittenFile
 from spotesm.request.outputs import offsets_of, output_of
 from spotesm.sequences.reasons import Reason
@@ -103,6 +104,7 @@ def merge_shards(job: MergeJob) -> dict:
         output = _Output(file, gatherer, job.compression)
         origins = Origins(file, output.n) if job.nucleotide else None
         reused = Reused(file, shards, output.n)
+        unfit: dict[bytes, Reason] = {}
         index = stack.enter_context(IndexWriter(job.output.parent, output.n))
         for block in gatherer.read_blocks(job.split_rejected):
             output.append(block)
@@ -110,6 +112,7 @@ def merge_shards(job: MergeJob) -> dict:
             index.add(block.columns[ID_KEYS], block.columns["digests"])
             if origins:
                 origins.append(block.columns["sequence_ids"])
+            unfit.update((digest.tobytes(), reason) for digest, reason in block.unfit)
             for record in block.rejected:
                 reason = Reason(record.reason, record.detail)
                 rejects.add(record.ordinal, record.id, record.stage, reason)
@@ -121,6 +124,7 @@ def merge_shards(job: MergeJob) -> dict:
             "Mend the input, or raise max_rejected and run again: the embeddings stay",
         )
         index.write(file)
+        write_unfit(file, unfit)
         n_rejected = rejects.reasons.total()
         file.attrs.update(_attributes(shards, job, split["n_records"], n_rejected))
         work = _sum_work(shards)

@@ -15,7 +15,8 @@ from spotesm.hdf5.checksums import checksums_at, checksums_under, has_checksums
 from spotesm.hdf5.format import DAMAGE, open_checked, open_hdf5
 from spotesm.hdf5.index import Index
 from spotesm.hdf5.pieces import BYTES_AT_ONCE, blocks_of, bytes_of_row, read_rows
-from spotesm.hdf5.shard_file import group_of, read_reasons
+from spotesm.hdf5.shard_file import group_of, read_rejections
+from spotesm.hdf5.unfit import read_unfit
 from spotesm.request.outputs import Outputs, offsets_of, output_of
 from spotesm.request.results import Ragged, Results
 from spotesm.sequences.digests import as_bytes, from_bytes, keys_of
@@ -68,6 +69,10 @@ class EarlierFile:
             rows.append(start + candidates[same])
         which, first = np.unique(np.concatenate(found or [[]]), return_index=True)
         return which.astype(np.int64), np.concatenate(rows or [[]]).astype(np.int64)[first]
+
+    def read_rejected(self) -> Results | None:
+        """Return what a merged file says of sequences that a device could not embed."""
+        return None if self.of_shard else read_unfit(self.file)
 
     def read(
         self,
@@ -140,9 +145,8 @@ class EarlierFile:
         if not self.of_shard or not len(rows):  # a merged file has no rows of rejected records
             return [None] * len(rows)
         first = rows[0]
-        keywords, details = read_reasons(self.file, slice(first, rows[-1] + 1))
-        texts = zip(keywords[rows - first], details[rows - first], strict=True)
-        return [Reason(keyword, detail) if keyword else None for keyword, detail in texts]
+        reasons = read_rejections(self.file, slice(first, rows[-1] + 1))
+        return [reasons[row - first] for row in rows]
 
     def _read_spans(self, key: str, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Return where the values of some rows begin, and how many there are, (k,) each."""

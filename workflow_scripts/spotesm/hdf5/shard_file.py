@@ -12,6 +12,7 @@ from spotesm.base.failures import IncompleteError
 from spotesm.hdf5.checksums import checksums_at, checksums_under
 from spotesm.hdf5.format import open_hdf5
 from spotesm.hdf5.pieces import BYTES_AT_ONCE, bytes_of_row
+from spotesm.hdf5.unfit import REJECTED_ON, read_devices, write_devices
 from spotesm.hdf5.writing import WrittenFile
 from spotesm.request.outputs import Outputs, output_of
 from spotesm.request.results import Ragged, Results
@@ -37,7 +38,9 @@ class ShardWriter:
     sequence, in the order of computation: the key itself is (sum of sizes, D) or (sum,), and a
     record's values are `starts[i]` to `starts[i] + sizes[i]`, (n,) int64 each, in `GROUP/starts`
     and `GROUP/sizes`. `checksums/KEY` (n,) uint32. `reused` (n,) uint16, where anything was taken
-    from earlier files: 0, or k for the k-th of the attribute `reused_from`.
+    from earlier files: 0, or k for the k-th of the attribute `reused_from`. `rejected_on` (n,)
+    uint16, where a record was rejected for its device's sake: likewise, of the attribute
+    `rejected_on`.
     """
 
     def __init__(
@@ -191,6 +194,7 @@ class ShardWriter:
         if self._origins:
             file[REUSED] = self._origin[shard.sequence_of_record]
             file.attrs["reused_from"] = self._origins
+        self._write_devices()
         for group in self._starts:
             file[f"{group}/starts"] = self._starts[group][shard.sequence_of_record]
             file[f"{group}/sizes"] = self._sizes[group][shard.sequence_of_record]
@@ -217,6 +221,16 @@ class ShardWriter:
         file.attrs["n_embedded"] = np.count_nonzero(reasons[shard.sequence_of_record] == "")
         file.attrs["row_keys"] = self.outputs.row_keys
         file.attrs["ragged_keys"] = [key for key in self.outputs.ragged_keys if key in file]
+
+    def _write_devices(self) -> None:
+        """Write which devices sequences were rejected on, and which on which."""
+        devices = write_devices(self.file.attrs, self._reasons.values())
+        if devices:
+            numbers = np.zeros(len(self.shard.digests), np.uint16)
+            for sequence, reason in self._reasons.items():
+                if reason.device:
+                    numbers[sequence] = 1 + devices.index(reason.device)
+            self.file[REJECTED_ON] = numbers[self.shard.sequence_of_record]
 
     def _reason_texts(self) -> tuple[np.ndarray, np.ndarray]:
         """Return keyword and detail of each sequence, (u,) text each; empty if embedded."""
@@ -278,11 +292,28 @@ def read_reasons(file: h5py.File, rows: slice) -> tuple[np.ndarray, np.ndarray]:
     return texts[:, 0], texts[:, 1]  # older files have `KEYWORD: DETAIL`
 
 
+def read_rejections(file: h5py.File, rows: slice) -> list[Reason | None]:
+    """Return why records of a shard file were rejected; None where embedded."""
+    devices = [None, *read_devices(file.attrs)]
+    keywords, details = read_reasons(file, rows)
+    on = file[REJECTED_ON][rows] if REJECTED_ON in file else np.zeros(len(keywords), np.uint16)
+    return [
+        Reason(keyword, detail, devices[number]) if keyword else None
+        for keyword, detail, number in zip(keywords, details, on, strict=True)
+    ]
+
+
+def read_settings(path: Path) -> dict:
+    """Return what determined the numbers of a complete shard file."""
+    with h5py.File(path, "r", locking=False) as file:
+        return json.loads(file.attrs["fingerprint"])
+
+
 def read_shard_results(path: Path) -> Iterator[Results]:
     """Yield what a complete shard file holds, in blocks of some 64 MiB."""
     with open_hdf5(path) as file:
         digests = from_bytes(file["digests"][:])
-        reasons, details = read_reasons(file, slice(None))
+        reasons = read_rejections(file, slice(None))
         windows = file["windows"][:]
         spans = read_spans(file)
         origins, origin = read_origins(file)
@@ -297,10 +328,7 @@ def read_shard_results(path: Path) -> Iterator[Results]:
             rows, inside = slice(block[0], block[-1] + 1), block - block[0]
             yield Results(
                 digests[block],
-                [
-                    Reason(keyword, detail) if keyword else None
-                    for keyword, detail in zip(reasons[block], details[block], strict=True)
-                ],
+                [reasons[record] for record in block],
                 windows[block],
                 {key: file[key][rows][inside] for key in file.attrs["row_keys"]},
                 {key: _read_ragged(file, key, spans, block) for key in file.attrs["ragged_keys"]},

@@ -10,9 +10,10 @@ from spotesm.base.failures import IncompleteError, InputError, explain_host_faul
 from spotesm.hdf5.checksums import list_checksums
 from spotesm.hdf5.format import DAMAGE, open_hdf5
 from spotesm.hdf5.pieces import Piece, bytes_of_row
-from spotesm.hdf5.shard_file import REUSED, read_reasons, read_spans
+from spotesm.hdf5.shard_file import REUSED, read_rejections, read_spans
 from spotesm.request.request import Request
 from spotesm.sequences.digests import hash_bytes, keys_of_hashes
+from spotesm.sequences.reasons import Reason
 from spotesm.sequences.rejected import EMBED, TRANSLATE, Rejected, read_rejected
 
 BLOCK_BYTES = 64 << 20
@@ -124,12 +125,14 @@ class Block:
         columns: by dataset of the shards, what is known of each embedded record, (r, ...); ids are
             bytes. What comes next is read into the same memory.
         rejected: the others, ascending.
+        unfit: of those rejected for their device's sake, digest and reason.
     """
 
     shards: np.ndarray
     places: np.ndarray
     columns: dict[str, np.ndarray]
     rejected: list[Rejected]
+    unfit: list[tuple[np.ndarray, Reason]]
 
 
 class Gatherer:
@@ -201,20 +204,24 @@ class Gatherer:
             for name, column in columns.items():
                 column[target] = shard.read(name, first, end)
             if not shard.all_embedded:
-                unsure.append((target, *read_reasons(shard.file, slice(first, end))))
+                unsure.append((target, read_rejections(shard.file, slice(first, end))))
         _check_each_once(seen, start)
-        for target, reasons, details in unsure:
-            for place in np.flatnonzero(reasons != ""):
-                ordinal = int(target[place])
-                embedded[ordinal] = False
-                identifier = columns["sequence_ids"][ordinal].decode()
-                found = (start + ordinal, identifier, EMBED, reasons[place], details[place])
-                rejected.append(Rejected(*found))
+        unfit = []
+        for target, reasons in unsure:
+            for place, reason in enumerate(reasons):
+                if reason:
+                    ordinal = int(target[place])
+                    embedded[ordinal] = False
+                    identifier = columns["sequence_ids"][ordinal].decode()
+                    found = (start + ordinal, identifier, EMBED, reason.keyword, reason.detail)
+                    rejected.append(Rejected(*found))
+                    if reason.device:
+                        unfit.append((columns["digests"][ordinal].copy(), reason))
         if not embedded.all():
             columns = {name: column[embedded] for name, column in columns.items()}
             shard_of, place_of = shard_of[embedded], place_of[embedded]
         self._check_values(columns, f"records {start} to {start + size - 1}")
-        return Block(shard_of, place_of, columns, sorted(rejected))
+        return Block(shard_of, place_of, columns, sorted(rejected), unfit)
 
     def _check_values(self, columns: dict[str, np.ndarray], which: str) -> None:
         if (columns["windows"] < 1).any():

@@ -1,4 +1,11 @@
-"""How much memory of its host a job needs."""
+"""How much memory of its host a job needs, and has."""
+
+import resource
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
 
 from spotesm.weights.architectures import Architecture
 
@@ -14,3 +21,24 @@ def memory_of_job(architecture: Architecture, precision: str) -> int:
     """
     width = 4 if precision == "float32" else 2
     return BESIDE_WEIGHTS_MB + architecture.parameters * width // 1_000_000
+
+
+def memory_of_host() -> int:
+    """Return the bytes of memory that this process may use: the machine's, or a limit below."""
+    limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
+    limits = [limit for limit in limits if limit != resource.RLIM_INFINITY]
+    return min(psutil.virtual_memory().total, *limits, *_limits_of_groups())
+
+
+def _limits_of_groups(root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+    """Yield the limits of the control groups that this process is in, version 1 and 2."""
+    with suppress(OSError):
+        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+            _, controllers, group = line.split(":", 2)
+            if controllers and "memory" not in controllers.split(","):
+                continue
+            name = "memory/{}/memory.limit_in_bytes" if controllers else "{}/memory.max"
+            for folder in (Path(group), *Path(group).parents):
+                with suppress(OSError, ValueError):  # the root has none; `max` is no number
+                    file = root / name.format(str(folder).strip("/"))
+                    yield int(file.read_text(encoding="utf-8"))

@@ -16,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from spotesm.base.failures import DeviceError
+from spotesm.sequences.reasons import Device
 
 PROGRAM = "nvidia-smi"
 KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
@@ -23,6 +24,8 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 # Waking eight GPUs without persistence mode takes half of this.
 ANSWER_SECONDS = 30.0
 _UUID = re.compile(r"^\s*(?:.*\(UUID: )?((?:GPU|MIG)-[^\s()]+)\)?\s*$", re.MULTILINE)
+
+_NAMED = re.compile(r"^\s*(?:GPU \d+: (.*?)|(MIG \S+).*?) ?\(UUID: ([^\s()]+)\)\s*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -59,6 +62,24 @@ def find_gpus() -> Gpus:
         return listed
     chosen = choose_visible(wanted, listed.uuids)
     return Gpus(chosen, "" if chosen else f"{VISIBLE}={wanted} names no GPU of this machine")
+
+
+@cache
+def describe_gpu(uuid: str, precision: str) -> Device:
+    """Return what a GPU is: its name, with the profile of a MIG device, and its memory.
+
+    The memory of a MIG device is in the name of its profile.
+    """
+    name, whole, memory = "GPU", "", 0
+    with suppress(DeviceError, ValueError):
+        for own, mig, listed in _NAMED.findall(_ask(PROGRAM, "-L")):
+            whole = own or whole
+            if listed == uuid:
+                name = f"{whole} {mig}".strip()
+        if not uuid.startswith("MIG-"):
+            total = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
+            memory = int(_ask(PROGRAM, *total, f"--id={uuid}")) << 20
+    return Device(name, memory, precision)
 
 
 @cache

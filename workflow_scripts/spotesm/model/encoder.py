@@ -316,7 +316,13 @@ class Encoder:
         if self._exact_model is None:
             return [Embedded(reason=_NOT_FINITE)] * len(which)
         again = Batch([batch.sequences[index] for index in which], batch.digests[which])
-        return self._embedded(self._launch(again, self._exact_model))
+        budget, tell = self.token_budget, self.on_smaller_budget
+        # What does not fit in float32 is no news of the other precision.
+        self.on_smaller_budget = lambda _: None
+        try:
+            return self._embedded(self._launch(again, self._exact_model))
+        finally:
+            self.token_budget, self.on_smaller_budget = budget, tell
 
     @cached_property
     def _exact_model(self) -> PackedESM2 | None:

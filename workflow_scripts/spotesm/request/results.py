@@ -5,7 +5,7 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from spotesm.sequences.reasons import Reason
+from spotesm.sequences.reasons import Device, Reason
 
 
 @dataclass(frozen=True)
@@ -71,6 +71,10 @@ class Results:
                 for key, ragged in self.ragged.items()
             },
         )
+
+    def on(self, device: Device) -> "Results":
+        """Return it with the device that rejections belong to."""
+        return replace(self, reasons=[reason and reason.on(device) for reason in self.reasons])
 
     def take(self, which: np.ndarray) -> "Results":
         """Return what is known of some of the sequences, (j,) ascending places."""

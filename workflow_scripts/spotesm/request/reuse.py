@@ -5,15 +5,17 @@ from pathlib import Path
 
 import numpy as np
 
-from spotesm.base.failures import ConfigError
+from spotesm.base.failures import OUT_OF_MEMORY, ConfigError
 from spotesm.base.paths import DatasetPaths
 from spotesm.request.outputs import CONTACTS, Outputs, output_of
 from spotesm.request.request import Request
 from spotesm.request.results import Results
-from spotesm.sequences.long_sequences import SMALLER_WINDOWS
+from spotesm.sequences.long_sequences import SMALLER_WINDOWS, LongSequences
+from spotesm.sequences.reasons import Device
 
+OF_CONTENT = ("outputs", "layers", "store_dtype")
 # Settings that may differ: what an earlier file has besides is left, what it lacks is computed.
-COVERED = ("outputs", "layers", "store_dtype", "regression_sha256")
+COVERED = (*OF_CONTENT, "regression_sha256", "long_sequences")
 
 
 def find_reused(config: Mapping) -> dict[str, list[str]]:
@@ -58,13 +60,21 @@ def find_difference(theirs: Mapping, ours: Mapping) -> str | None:
     names = (theirs.keys() | ours.keys()) - set(COVERED)
     if changed := sorted(name for name in names if theirs.get(name) != ours.get(name)):
         return f"was computed with other settings ({', '.join(changed)})"
-    if not {"outputs", "layers", "store_dtype"} <= theirs.keys() & ours.keys():
+    if not _says_what_it_holds(theirs) or not _says_what_it_holds(ours):
         return "does not say what it holds"
     if theirs["store_dtype"] != ours["store_dtype"] and ours["store_dtype"] != "float16":
         return f"holds {theirs['store_dtype']}, but {ours['store_dtype']} is wanted"
     if not units_held(theirs, ours):
         return "holds nothing of what is wanted"
     return None
+
+
+def _says_what_it_holds(settings: Mapping) -> bool:
+    try:
+        long_of(settings)
+        return bool(outputs_of(settings).units)
+    except (KeyError, TypeError, ValueError):
+        return False
 
 
 def units_held(theirs: Mapping, ours: Mapping) -> list[str]:
@@ -85,18 +95,54 @@ def outputs_of(settings: Mapping) -> Outputs:
     return Outputs(names, layers, settings["store_dtype"])
 
 
-def find_sound(results: Results, lengths: np.ndarray, request: Request) -> np.ndarray:
-    """Return which of k sequences have what they should, in a form that serves, (k,) bool.
+def long_of(settings: Mapping) -> LongSequences:
+    """Return what happens to long sequences under some settings, as a fingerprint has them."""
+    long = LongSequences(**settings["long_sequences"])
+    if not isinstance(long.window, int):
+        raise TypeError(f"a window of {long.window!r}")
+    return long
 
-    That is: they were not rejected, went through the model in as many windows as today, and have
-    as many values as these give, all of them finite.
+
+def find_standing(
+    results: Results, lengths: np.ndarray, theirs: Mapping, ours: Mapping, device: Device
+) -> np.ndarray:
+    """Return which of k sequences were rejected for what holds here, too, (k,) bool.
+
+    That is: on such a device, for the same outputs, cut in the same way.
 
     Args:
         lengths: (k,) residues of each.
+        theirs: the settings under which that was.
+    """
+    if any(theirs.get(name) != ours.get(name) for name in OF_CONTENT):
+        return np.zeros(len(lengths), bool)
+    before, now = long_of(theirs), long_of(ours)
+    cut_smaller = now.out_of_memory == SMALLER_WINDOWS != before.out_of_memory
+    holds = [
+        reason is not None
+        and reason.device == device
+        and not (cut_smaller and reason.keyword == OUT_OF_MEMORY)
+        for reason in results.reasons
+    ]
+    return np.array(holds, bool) & now.cuts_like(before, lengths)
+
+
+def find_sound(
+    results: Results, lengths: np.ndarray, request: Request, theirs: LongSequences
+) -> np.ndarray:
+    """Return which of k sequences have what they should, in a form that serves, (k,) bool.
+
+    That is: they were not rejected, went through the model in the windows of today, and have as
+    many values as these give, all of them finite.
+
+    Args:
+        lengths: (k,) residues of each.
+        theirs: what happened to long sequences then.
     """
     usual = request.long_sequences.count_windows(lengths)
     smaller = request.long_sequences.out_of_memory == SMALLER_WINDOWS
     sound = np.array([reason is None for reason in results.reasons], bool)
+    sound &= request.long_sequences.cuts_like(theirs, lengths)
     sound &= (results.windows >= usual) if smaller else (results.windows == usual)
     for rows in results.rows.values():
         sound &= np.isfinite(rows).all(1)

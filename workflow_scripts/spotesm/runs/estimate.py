@@ -52,7 +52,7 @@ def count_reused(census: Census, past: Past, request: Request, weights: Path) ->
     settings = settings_of(request, Weights.read(weights) if weights.exists() else None)
     order = np.argsort(census.digests)
     reused = np.zeros(len(order), bool)
-    reused[order] = find_done(past, settings, census.digests[order])
+    reused[order] = find_done(past, settings, census.digests[order], census.lengths[order])
     return reused
 
 

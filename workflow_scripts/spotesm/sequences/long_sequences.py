@@ -68,6 +68,18 @@ class LongSequences:
         lengths = lengths.astype(np.int64)
         return np.minimum(lengths, self.window) if self.policy == TRUNCATE else lengths
 
+    def cuts_like(self, other: "LongSequences", lengths: np.ndarray) -> np.ndarray:
+        """Return which sequences of `lengths` (u,) another policy cuts as this does, (u,) bool.
+
+        Those that are no longer than either window go through whole, whatever the policies.
+        """
+        same = (self.policy, self.window) == (other.policy, other.window)
+        same &= self.policy != WINDOW or self.overlap == other.overlap
+        return (self._keeps_whole(lengths) & other._keeps_whole(lengths)) | same
+
+    def _keeps_whole(self, lengths: np.ndarray) -> np.ndarray:
+        return (lengths <= self.window) | (self.policy == WHOLE)
+
     def rejects(self, lengths: np.ndarray) -> np.ndarray:
         """Return which sequences, (u,) bool, are rejected for their `lengths` (u,)."""
         return (lengths > self.window) & (self.policy == REJECT)

@@ -1,0 +1,65 @@
+"""What a merged file says of sequences that were rejected for their device's sake: `/rejected`.
+
+Another device may well embed them, so they are known by digest, reason and device.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+
+import h5py
+import numpy as np
+
+from spotesm.request.results import Results
+from spotesm.sequences.digests import from_bytes
+from spotesm.sequences.reasons import Device, Reason
+
+REJECTED, REJECTED_ON = "rejected", "rejected_on"
+
+
+def write_devices(attributes: h5py.AttributeManager, reasons: Iterable[Reason]) -> list[Device]:
+    """Write and return the devices that records of a file were rejected on, each once."""
+    devices = list(dict.fromkeys(reason.device for reason in reasons if reason.device))
+    attributes[REJECTED_ON] = json.dumps([asdict(device) for device in devices])
+    return devices
+
+
+def read_devices(attributes: Mapping) -> list[Device]:
+    """Return the devices that records of a shard's or a merged file were rejected on.
+
+    Raises:
+        TypeError, ValueError: the attribute is damaged.
+    """
+    return [Device(**device) for device in json.loads(attributes.get(REJECTED_ON, "[]"))]
+
+
+def write_unfit(file: h5py.File, unfit: Mapping[bytes, Reason]) -> None:
+    """Write the sequences, by the bytes of their digests, that were rejected so.
+
+    Datasets, for m of them: `rejected/digests` (m, 16) uint8, `rejected/reasons` and
+    `rejected/details` (m,) text, `rejected/devices` (m,) uint16, places in the list of the
+    attribute `rejected_on`. There are none where m is 0.
+    """
+    devices = write_devices(file.attrs, unfit.values())
+    if not unfit:
+        return
+    group, text = file.create_group(REJECTED), h5py.string_dtype("utf-8")
+    group["digests"] = np.frombuffer(b"".join(unfit), np.uint8).reshape(len(unfit), -1)
+    for name, texts in (
+        ("reasons", [reason.keyword for reason in unfit.values()]),
+        ("details", [reason.detail for reason in unfit.values()]),
+    ):
+        group.create_dataset(name, data=texts, dtype=text)
+    places = [devices.index(reason.device) for reason in unfit.values()]
+    group["devices"] = np.array(places, np.uint16)
+
+
+def read_unfit(file: h5py.File) -> Results | None:
+    """Return what a merged file says of them; None if there are none."""
+    if REJECTED not in file:
+        return None
+    group, devices = file[REJECTED], read_devices(file.attrs)
+    columns = (group["reasons"].asstr()[:], group["details"].asstr()[:], group["devices"][:])
+    reasons = [Reason(*texts, devices[place]) for *texts, place in zip(*columns, strict=True)]
+    windows = np.zeros(len(reasons), np.int32)
+    return Results(from_bytes(group["digests"][:]), list(reasons), windows)
