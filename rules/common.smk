@@ -3,6 +3,7 @@ import os
 import sys
 import time
 from contextlib import ExitStack
+from dataclasses import asdict
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
@@ -13,7 +14,7 @@ sys.path.insert(0, str(Path(str(workflow.current_basedir)).parent / "workflow_sc
 
 from spotesm.base.failures import ConfigError, InputError, UserError
 from spotesm.base.logs import print_any_letter, printable
-from spotesm.base.paths import RESULTS, DatasetPaths, weights_manifest
+from spotesm.base.paths import DatasetPaths, weights_manifest
 from spotesm.hdf5.format import refuse_foreign
 from spotesm.machine.memory import memory_of_job
 from spotesm.machine.nvidia import threads_of_job
@@ -26,7 +27,7 @@ from spotesm.request.config import (
     own_files,
     refuse_repeated_keys,
 )
-from spotesm.request.inputs import choose_shards, find_fasta, know_by_content
+from spotesm.request.inputs import choose_split, find_fasta, know_by_content
 from spotesm.request.labels import read_labels
 from spotesm.request.request import Request
 from spotesm.request.reuse import find_reused
@@ -74,9 +75,11 @@ try:
 except UserError as error:
     raise WorkflowError(printable(str(error))) from None
 
-SHARDS = config["shards"]
-if SHARDS == "auto":
-    SHARDS = choose_shards(FASTA, RESULTS)
+# A number of its own for each dataset, by its size.
+SPLITS = {
+    name: choose_split(config["shards"], fasta, DatasetPaths.of(name))
+    for name, fasta in FASTA.items()
+}
 WEIGHTS = str(
     weights_manifest(
         config["model"]["name"], config["model"]["weights"], config["model"]["adapter"]
@@ -124,6 +127,23 @@ def translated(dataset):
     """Return what lies beside the proteins that come from contigs: counts, rejected contigs."""
     files = ["contigs.json", "contigs-rejected.tsv"]
     return [f"results/{dataset}/{f}" for f in files if DATASETS[dataset].is_nucleotide]
+
+
+def shard_names(dataset):
+    """Return the names of a dataset's shards, such as 3-of-16."""
+    shards = SPLITS[dataset].shards
+    return [f"{number}-of-{shards}" for number in range(1, shards + 1)]
+
+
+def same_split():
+    """Return the datasets, those together that are split into as many shards."""
+    numbers = dict.fromkeys(split.shards for split in SPLITS.values())
+    return [[name for name in SPLITS if SPLITS[name].shards == number] for number in numbers]
+
+
+def name_of_split(name, datasets):
+    """Return what the step that splits some datasets is called: plainly if those are all."""
+    return name if len(datasets) == len(SPLITS) else f"{name}_{SPLITS[datasets[0]].shards}"
 
 
 def rejected_list(dataset):
@@ -294,7 +314,4 @@ def say_last(text, level=logging.INFO):
 
 wildcard_constraints:
     dataset="|".join(DATASETS),
-
-
-scattergather:
-    shard=SHARDS,
+    scatteritem=r"\d+-of-\d+",

@@ -1,6 +1,10 @@
 rule merge_shards:
     input:
-        shards=gather.shard("results/{{dataset}}/shards/{scatteritem}.h5"),
+        shards=lambda wildcards: expand(
+            "results/{dataset}/shards/{scatteritem}.h5",
+            dataset=wildcards.dataset,
+            scatteritem=shard_names(wildcards.dataset),
+        ),
         split="results/{dataset}/shards/split.json",
         split_rejected="results/{dataset}/shards/rejected.tsv",
         stale=stale_result,

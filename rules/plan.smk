@@ -12,7 +12,7 @@ rule plan_run:
     threads: embed_threads
     params:
         request=REQUEST,
-        shards=SHARDS,
+        shards={dataset: split.shards for dataset, split in SPLITS.items()},
         weights=WEIGHTS,
         checkpoints={dataset: checkpoint_root(dataset) for dataset in DATASETS},
         reuse=REUSED,

@@ -2,10 +2,14 @@
 
 from pathlib import Path
 
+from spotesm.base.paths import DatasetPaths
+from spotesm.request.inputs import Split
 from spotesm.sequences.sharding import Contigs, split_fasta
 from spotesm.step import step
 
 with step(snakemake.log[0]):
+    split = Split(**snakemake.params.split)
+    split.tell()
     split_fasta(
         inputs=[Path(path) for path in snakemake.params.fasta],
         shards=[Path(path) for path in snakemake.output.shards],
@@ -17,3 +21,5 @@ with step(snakemake.log[0]):
         surely_proteins=snakemake.params.surely_proteins,
         contigs=Contigs(*map(Path, snakemake.input.contigs)) if snakemake.input.contigs else None,
     )
+    # Where Snakemake does not know of it: it stays when the input is split again.
+    DatasetPaths.of(snakemake.wildcards.dataset).note_split(split.shards, split.chosen_for)

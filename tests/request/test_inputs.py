@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 from spotesm.base.failures import ConfigError, InputError
+from spotesm.base.paths import DatasetPaths
 from spotesm.request import inputs
-from spotesm.request.inputs import choose_shards, find_fasta, know_by_content
+from spotesm.request.inputs import Split, choose_split, find_fasta, know_by_content
 
 
 @pytest.fixture
@@ -113,15 +114,80 @@ def test_a_missing_file_is_said(folder: Path) -> None:
         know_by_content(["no.fasta"], folder / "memory.json")
 
 
-def test_shards_go_by_size_and_keep_to_an_earlier_split(
-    folder: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    datasets = {"small": ["e/z.fasta"], "large": ["d/b.fasta", "d/c.fa.gz"]}  # 5; 5 + 2 x 5 bytes
-    assert choose_shards(datasets, folder / "results") == 1
+@pytest.fixture
+def dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> DatasetPaths:
+    """One whose input is 10 bytes, at 5 bytes a shard."""
+    (folder / "in.fasta").write_text(">x\nMKVLA\n")
     monkeypatch.setattr(inputs, "BYTES_OF_A_SHARD", 5)
-    assert choose_shards(datasets, folder / "results") == 4
-    monkeypatch.setattr(inputs, "MOST_SHARDS", 3)
-    assert choose_shards(datasets, folder / "results") == 3
-    (folder / "results/small/shards").mkdir(parents=True)
-    (folder / "results/small/shards/1-of-7.fasta").touch()
-    assert choose_shards(datasets, folder / "results") == 7
+    return DatasetPaths(folder / "results/d")
+
+
+def grow(folder: Path, size: int) -> list[str]:
+    (folder / "in.fasta").write_bytes(b"x" * size)
+    return ["in.fasta"]
+
+
+@pytest.mark.parametrize(
+    ("size", "shards"), [(0, 1), (4, 1), (5, 2), (14, 2), (15, 4), (39, 8), (75, 16), (10_000, 64)]
+)
+def test_shards_go_by_size(
+    folder: Path, dataset: DatasetPaths, monkeypatch: pytest.MonkeyPatch, size: int, shards: int
+) -> None:
+    monkeypatch.setattr(inputs, "MOST_SHARDS", 100)
+    assert choose_split("auto", grow(folder, size), dataset) == Split(shards, size)
+    (folder / "in.fasta").rename(folder / "in.fasta.gz")  # of which more comes out
+    assert choose_split("auto", ["in.fasta.gz"], dataset).chosen_for == 2 * size
+    assert choose_split(7, grow(folder, size), dataset) == Split(7, size)
+
+
+@pytest.mark.parametrize(
+    ("size", "shards"), [(24, 4), (25, 7), (100, 7), (400, 7), (401, 64), (2000, 256)]
+)
+def test_a_number_is_kept_within_a_factor_of_four(
+    folder: Path, dataset: DatasetPaths, size: int, shards: int
+) -> None:
+    """Of what it was chosen for, not of what it was when it was split last."""
+    dataset.note_split(7, chosen_for=100)
+    chosen_for = 100 if shards == 7 else size
+    assert choose_split("auto", grow(folder, size), dataset) == Split(shards, chosen_for, before=7)
+    assert choose_split(3, grow(folder, size), dataset) == Split(3, size, before=7)
+
+
+@pytest.mark.parametrize("rubbish", [None, "[]", "{", '{"shards": "7", "chosen_for": 100}'])
+@pytest.mark.parametrize(("size", "shards"), [(24, 4), (25, 5), (400, 5), (401, 64)])
+def test_without_a_note_the_shards_tell(
+    folder: Path, dataset: DatasetPaths, size: int, shards: int, rubbish: str | None
+) -> None:
+    """Five, of 100 bytes in all; three of an older split are no news."""
+    (dataset.folder / "shards").mkdir(parents=True)
+    if rubbish:
+        (dataset.folder / "shards.json").write_text(rubbish)
+    for number, bytes_each in ((3, 9999), (5, 20)):
+        for i in range(1, number + 1):
+            path = dataset.folder / f"shards/{i}-of-{number}.fasta"
+            path.write_bytes(b"x" * bytes_each)
+            os.utime(path, (number, number))
+    assert [path.stem for path in dataset.shards] == [f"{i}-of-5" for i in range(1, 6)]
+    chosen_for = 100 if shards == 5 else size
+    assert choose_split("auto", grow(folder, size), dataset) == Split(shards, chosen_for, before=5)
+
+
+def test_the_shards_of_now_are_those_written_down(dataset: DatasetPaths) -> None:
+    (dataset.folder / "shards").mkdir(parents=True)
+    for number in (2, 4):
+        for i in range(1, number + 1):
+            (dataset.folder / f"shards/{i}-of-{number}.fasta").touch()
+    for number in (4, 2, 4):
+        dataset.note_split(number, 1)
+        assert [path.stem for path in dataset.shards] == [
+            f"{i}-of-{number}" for i in range(1, number + 1)
+        ]
+
+
+def test_a_new_number_is_said(caplog: pytest.LogCaptureFixture) -> None:
+    Split(4, 1, before=4).tell()
+    Split(4, 1).tell()
+    assert caplog.messages == []
+    Split(1, 1, before=4).tell()
+    (line,) = caplog.messages
+    assert line.startswith("now in 1 shard, not 4 as before: ")

@@ -94,8 +94,34 @@ class DatasetPaths:
 
     @property
     def shards(self) -> list[Path]:
-        """The FASTA of each shard, in order; `shard_file` is what becomes of it."""
-        return in_shard_order(self.folder.glob("shards/*.fasta"))
+        """The FASTA of each shard, in order; `shard_file` is what becomes of it.
+
+        Those of the latest split: what others left is not theirs.
+        """
+        found = in_shard_order(self.folder.glob("shards/*.fasta"))
+        numbers = {split_of(path): path for path in found}
+        if len(numbers) < 2:
+            return found
+        noted = (self.read_split() or {}).get("shards")
+        latest = max(numbers, key=lambda n: (n == noted, numbers[n].stat().st_mtime))
+        return [path for path in found if split_of(path) == latest]
+
+    def note_split(self, shards: int, chosen_for: int) -> None:
+        """Write down into how many shards it is split, and for how many bytes of input."""
+        write_json(self._split, {"shards": shards, "chosen_for": chosen_for})
+
+    def read_split(self) -> dict | None:
+        """Return what was written down of the split; None if that is not there, or damaged."""
+        try:
+            note = read_json(self._split)
+        except (FileNotFoundError, ValueError):
+            return None
+        numbers = [note.get("shards"), note.get("chosen_for")]
+        return note if all(type(n) is int and n >= 0 for n in numbers) and numbers[0] else None
+
+    @property
+    def _split(self) -> Path:
+        return self.folder / "shards.json"
 
     @property
     def precision(self) -> Path:
@@ -138,6 +164,11 @@ def in_shard_order(paths: Iterable[Path]) -> list[Path]:
     """Sort files or folders of shards, which are named `3-of-16`; others are left out."""
     named = [(_SHARD.fullmatch(path.stem), path) for path in paths]
     return [path for _, path in sorted((int(match[1]), path) for match, path in named if match)]
+
+
+def split_of(shard: Path) -> int:
+    """Return into how many shards the input is split, of which this file or folder is one."""
+    return int(shard.stem.partition("-of-")[2])
 
 
 def shard_file(fasta: Path) -> Path:

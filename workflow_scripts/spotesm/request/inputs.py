@@ -5,11 +5,14 @@ import json
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
+from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
 
 from spotesm.base.durable import write_json
 from spotesm.base.failures import ConfigError, InputError
+from spotesm.base.paths import DatasetPaths, split_of
+from spotesm.base.text import count
 from spotesm.request.config import expand_path
 
 log = logging.getLogger(__name__)
@@ -17,8 +20,9 @@ log = logging.getLogger(__name__)
 FASTA_SUFFIXES = (".fasta", ".fa", ".faa", ".fas", ".fna", ".ffn", ".frn", ".pep", ".aa", ".seq")
 COMPRESSED_SUFFIXES = ("", ".gz", ".bz2", ".xz", ".zst")
 MEMORY = Path(".snakemake/spotesm-inputs.json")
-BYTES_OF_A_SHARD = 2 << 20  # some five thousand proteins
+BYTES_OF_A_SHARD = 2 << 20  # at least, once there are several: some five thousand proteins
 MOST_SHARDS = 512
+MOST_TIMES_OF_SHARDS = 4  # as large, or as small, may an input become until it is split anew
 COMPRESSION_RATIO = 2  # of gzipped proteins, about
 
 
@@ -130,24 +134,62 @@ def _recall(memory: Path) -> dict[str, list]:
     return found if isinstance(found, dict) else {}
 
 
-def choose_shards(datasets: dict[str, list[str]], results: Path) -> int:
-    """Return how many shards suit the input; those of an earlier split are kept.
+@dataclass(frozen=True)
+class Split:
+    """Into how many shards a dataset is split.
 
-    A later growth of the input must not throw work away: what shards hold depends on how many
-    there are.
+    Attributes:
+        shards: how many.
+        chosen_for: the size of the input that the number was chosen for, in bytes.
+        before: into how many it was split by an earlier run; 0 if by none.
+    """
+
+    shards: int
+    chosen_for: int
+    before: int = 0
+
+    def tell(self) -> None:
+        """Say so if it is another number than that of an earlier run."""
+        if self.before not in (0, self.shards):
+            log.warning(
+                "now in %s, not %d as before: what is finished is found again, by its content",
+                *(count(self.shards, "shard"), self.before),
+            )
+
+
+def choose_split(asked: int | str, fasta: Sequence[str], dataset: DatasetPaths) -> Split:
+    """Return how many shards a dataset gets: as many as are asked for, or as suit the input.
+
+    The number of an earlier run is kept until the input is many times larger, or smaller, than
+    what it was chosen for: few shards leave GPUs idle, and what is finished is found again anyway.
 
     Args:
-        datasets: FASTA files by dataset.
+        asked: a number, or `auto`.
+        fasta: the files of the dataset.
     """
-    splits = [max(_earlier_splits(results / name), default=0) for name in datasets]
-    if any(splits):
-        return max(splits)
-    largest = max(sum(map(_plain_bytes, files)) for files in datasets.values())
-    return min(1 + largest // BYTES_OF_A_SHARD, MOST_SHARDS)
+    size, earlier = sum(map(_plain_bytes, fasta)), _earlier_split(dataset)
+    if isinstance(asked, int):
+        return Split(asked, size, earlier.shards if earlier else 0)
+    if earlier is None:
+        return Split(_shards_for(size), size)
+    few, many = earlier.chosen_for / MOST_TIMES_OF_SHARDS, earlier.chosen_for * MOST_TIMES_OF_SHARDS
+    if few <= size <= many:
+        return replace(earlier, before=earlier.shards)
+    return Split(_shards_for(size), size, earlier.shards)
 
 
-def _earlier_splits(folder: Path) -> list[int]:
-    return [int(p.stem.partition("-of-")[2]) for p in folder.glob("shards/1-of-*.fasta")]
+def _shards_for(size: int) -> int:
+    """Return a power of two: of few numbers, Snakemake needs few rules."""
+    wanted = min(1 + size // BYTES_OF_A_SHARD, MOST_SHARDS)
+    return 1 << wanted.bit_length() - 1
+
+
+def _earlier_split(dataset: DatasetPaths) -> Split | None:
+    """Return the split of an earlier run: as it was written down, or by what is left of it."""
+    if note := dataset.read_split():
+        return Split(note["shards"], note["chosen_for"])
+    shards = dataset.shards
+    return Split(split_of(shards[0]), sum(p.stat().st_size for p in shards)) if shards else None
 
 
 def _plain_bytes(path: str) -> int:

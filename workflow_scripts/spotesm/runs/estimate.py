@@ -92,7 +92,7 @@ def measure_speed(request: Request, device: torch.device) -> float:
 
 def plan_run(
     datasets: Mapping[str, Sequence[Path]],
-    shards: int,
+    shards: Mapping[str, int],
     request: Request,
     pasts: Mapping[str, Past],
     weights: Path,
@@ -101,7 +101,7 @@ def plan_run(
 
     Args:
         datasets: protein FASTA files by dataset.
-        shards: pieces of each dataset.
+        shards: into how many each is split.
         pasts: where earlier runs may have left results, by dataset.
         weights: their manifest, which need not be there yet.
     """
@@ -129,9 +129,9 @@ def plan_run(
             f"{census.estimate(reused):,}",
             f"{census.estimate(census.lengths * census.records_of):,}",
             f"{census.lengths.max(initial=0):,}",
-            str(shards),
+            str(shards[dataset]),
             str(filesize.decimal(count_bytes(census, request))),
-            duration(tokens / speed + shards * seconds_to_start),
+            duration(tokens / speed + shards[dataset] * seconds_to_start),
         )
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(table)
