@@ -41,6 +41,7 @@ HARMLESS_IN_A_SHARD = {
     ("reasons", "[2]"): "a phrase for people follows the keyword here, in old files",
     "details": "phrases for people",
     **dict.fromkeys([("details", "gone"), ("id_keys", "gone")], "older files have none"),
+    ("@rejected_on", "gone"): "older files have none",
     "windows": "of an embedded record, any number from 1 on can be right: memory decides",
     **dict.fromkeys(RAGGED_KEYS, FOR_THE_MERGE),
     **{f"checksums/{key}": FOR_THE_MERGE for key in RAGGED_KEYS},
@@ -255,6 +256,7 @@ def test_a_dataset_that_is_something_else_is_noticed(folder: Path, dataset: str)
 HARMLESS_IN_A_MERGED_FILE = {
     "@weights": "where the weights came from; their sha256 is compared",
     ("@engine", "gone"): "older files have none: there was no choice",
+    ("@rejected_on", "gone"): "older files have none",
     **dict.fromkeys(("@config", "@created"), "how the work went"),
     **dict.fromkeys(("@spotesm_version", "@torch_version", "@python_version"), "who wrote it"),
 }

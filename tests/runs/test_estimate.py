@@ -140,4 +140,6 @@ def make_plan(fasta: Path, engine: str, policy: str) -> str:
     past = Past(None, None, None, [])
     with pytest.MonkeyPatch.context() as monkeypatch:
         monkeypatch.setattr(estimate, "PROBE_SECONDS", 0.05)
-        return plan_run({"mine": [fasta]}, 3, request, {"mine": past}, fasta.with_name("none.json"))
+        return plan_run(
+            {"mine": [fasta]}, {"mine": 3}, request, {"mine": past}, fasta.with_name("none.json")
+        )

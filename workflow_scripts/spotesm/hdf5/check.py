@@ -69,9 +69,9 @@ def _find_problems(file: h5py.File, shard: Shard, ids: np.ndarray, settings: dic
     embedded = reasons == ""
     if not set(reasons[~embedded]) <= set(KEYWORDS):
         yield "rejects records for reasons that there are not"
-    devices = read_devices(file.attrs)
     on = file[REJECTED_ON][:] if REJECTED_ON in file else np.zeros(len(embedded), np.uint16)
-    if on.shape != embedded.shape or on.max(initial=0) > len(devices) or on[embedded].any():
+    numbers = range(1, 1 + len(read_devices(file.attrs)))
+    if on.shape != embedded.shape or on[embedded].any() or set(on[on > 0]) != set(numbers):
         yield "does not say of every rejected record on which device that was"
     if file.attrs["n_embedded"] != np.count_nonzero(embedded):
         yield "counts its records wrongly"

@@ -11,6 +11,7 @@ from spotesm.hdf5.checksums import checksums_at, checksums_of, has_checksums
 from spotesm.hdf5.index import check_index
 from spotesm.hdf5.pieces import blocks_of
 from spotesm.hdf5.reader import FIRST, Embeddings
+from spotesm.hdf5.unfit import is_consistent
 from spotesm.request.outputs import CONTACTS, Output, offsets_of, output_of
 from spotesm.request.request import Request
 from spotesm.sequences.long_sequences import SMALLER_WINDOWS
@@ -64,6 +65,10 @@ def check_attributes(embeddings: Embeddings) -> Request:
         raise IncompleteError(
             f"{embeddings.path}: its attribute embedding_dim is {width}, but {request.model} has "
             f"{request.architecture.embedding_dim}"
+        )
+    if not is_consistent(embeddings.file):
+        raise IncompleteError(
+            f"{embeddings.path}: does not name the devices that rejected records; merge it again"
         )
     if counted != len(embeddings):
         raise IncompleteError(

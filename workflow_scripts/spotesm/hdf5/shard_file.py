@@ -12,7 +12,7 @@ from spotesm.base.failures import IncompleteError
 from spotesm.hdf5.checksums import checksums_at, checksums_under
 from spotesm.hdf5.format import open_hdf5
 from spotesm.hdf5.pieces import BYTES_AT_ONCE, bytes_of_row
-from spotesm.hdf5.unfit import REJECTED_ON, read_devices, write_devices
+from spotesm.hdf5.unfit import REJECTED_ON, choose_devices, write_devices
 from spotesm.hdf5.writing import WrittenFile
 from spotesm.request.outputs import Outputs, output_of
 from spotesm.request.results import Ragged, Results
@@ -294,12 +294,12 @@ def read_reasons(file: h5py.File, rows: slice) -> tuple[np.ndarray, np.ndarray]:
 
 def read_rejections(file: h5py.File, rows: slice) -> list[Reason | None]:
     """Return why records of a shard file were rejected; None where embedded."""
-    devices = [None, *read_devices(file.attrs)]
     keywords, details = read_reasons(file, rows)
     on = file[REJECTED_ON][rows] if REJECTED_ON in file else np.zeros(len(keywords), np.uint16)
+    devices = choose_devices(file.attrs, on)
     return [
-        Reason(keyword, detail, devices[number]) if keyword else None
-        for keyword, detail, number in zip(keywords, details, on, strict=True)
+        Reason(keyword, detail, device) if keyword else None
+        for keyword, detail, device in zip(keywords, details, devices, strict=True)
     ]
 
 

@@ -10,6 +10,7 @@ from dataclasses import asdict
 import h5py
 import numpy as np
 
+from spotesm.hdf5.format import DAMAGE
 from spotesm.request.results import Results
 from spotesm.sequences.digests import from_bytes
 from spotesm.sequences.reasons import Device, Reason
@@ -33,11 +34,23 @@ def read_devices(attributes: Mapping) -> list[Device]:
     return [Device(**device) for device in json.loads(attributes.get(REJECTED_ON, "[]"))]
 
 
+def choose_devices(attributes: Mapping, numbers: np.ndarray) -> list[Device | None]:
+    """Return the devices with some numbers (k,): None for 0, else the k-th of the attribute.
+
+    Raises:
+        TypeError, ValueError: the attribute is damaged, or has not so many.
+    """
+    devices = [None, *read_devices(attributes)]
+    if numbers.max(initial=0) >= len(devices):
+        raise ValueError(f"names {len(devices) - 1} devices, not {numbers.max()}")
+    return [devices[number] for number in numbers]
+
+
 def write_unfit(file: h5py.File, unfit: Mapping[bytes, Reason]) -> None:
     """Write the sequences, by the bytes of their digests, that were rejected so.
 
     Datasets, for m of them: `rejected/digests` (m, 16) uint8, `rejected/reasons` and
-    `rejected/details` (m,) text, `rejected/devices` (m,) uint16, places in the list of the
+    `rejected/details` (m,) text, `rejected/devices` (m,) uint16: k for the k-th device of the
     attribute `rejected_on`. There are none where m is 0.
     """
     devices = write_devices(file.attrs, unfit.values())
@@ -50,16 +63,35 @@ def write_unfit(file: h5py.File, unfit: Mapping[bytes, Reason]) -> None:
         ("details", [reason.detail for reason in unfit.values()]),
     ):
         group.create_dataset(name, data=texts, dtype=text)
-    places = [devices.index(reason.device) for reason in unfit.values()]
-    group["devices"] = np.array(places, np.uint16)
+    numbers = [1 + devices.index(reason.device) for reason in unfit.values()]
+    group["devices"] = np.array(numbers, np.uint16)
 
 
 def read_unfit(file: h5py.File) -> Results | None:
-    """Return what a merged file says of them; None if there are none."""
+    """Return what a merged file says of them; None if there are none.
+
+    Raises:
+        KeyError, TypeError, ValueError: it is damaged.
+    """
     if REJECTED not in file:
         return None
-    group, devices = file[REJECTED], read_devices(file.attrs)
-    columns = (group["reasons"].asstr()[:], group["details"].asstr()[:], group["devices"][:])
-    reasons = [Reason(*texts, devices[place]) for *texts, place in zip(*columns, strict=True)]
-    windows = np.zeros(len(reasons), np.int32)
-    return Results(from_bytes(group["digests"][:]), list(reasons), windows)
+    group = file[REJECTED]
+    devices = choose_devices(file.attrs, group["devices"][:])
+    columns = (group["reasons"].asstr()[:], group["details"].asstr()[:], devices)
+    reasons = [Reason(*column) for column in zip(*columns, strict=True)]
+    digests = from_bytes(group["digests"][:])
+    if len(digests) != len(reasons):
+        raise ValueError("has not a reason for each rejected sequence")
+    return Results(digests, list(reasons), np.zeros(len(reasons), np.int32))
+
+
+def is_consistent(file: h5py.File) -> bool:
+    """Whether a merged file names just the devices that its rejected sequences belong to."""
+    try:
+        unfit, devices = read_unfit(file), read_devices(file.attrs)
+    except DAMAGE:
+        return False
+    if unfit is None:
+        return not devices
+    known = len(np.unique(unfit.digests)) == len(unfit.digests)
+    return known and {reason.device for reason in unfit.reasons} == set(devices)

@@ -38,6 +38,9 @@ class Reason:
         keyword: one of `KEYWORDS`.
         detail: a phrase.
         device: on which it failed, if the keyword is one of `OF_DEVICE`; None if unknown.
+
+    Raises:
+        ValueError: there is no such keyword.
     """
 
     keyword: str
@@ -45,7 +48,8 @@ class Reason:
     device: Device | None = None
 
     def __post_init__(self) -> None:
-        assert self.keyword in KEYWORDS, self.keyword
+        if self.keyword not in KEYWORDS:
+            raise ValueError(f"{self.keyword!r} is no reason")
 
     def __str__(self) -> str:
         return f"{self.keyword}: {self.detail}"
