@@ -4,6 +4,7 @@ from pathlib import Path
 
 from spotesm.base.paths import DatasetPaths
 from spotesm.embed.reuse import Past
+from spotesm.request.precision import read_precision
 from spotesm.request.request import Request
 from spotesm.runs.estimate import plan_run
 from spotesm.step import step
@@ -26,5 +27,8 @@ with step(snakemake.log[0]):
             for name, checkpoints in snakemake.params.checkpoints.items()
         },
         weights=Path(snakemake.params.weights),
+        precisions={
+            name: read_precision(DatasetPaths.of(name)) for name in snakemake.params.datasets
+        },
     )
     print(plan)

@@ -112,6 +112,19 @@ def test_whichever_threshold_comes_first(
     assert sizes_of_parts(tmp_path) == expected
 
 
+def test_each_batch_is_measured_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else ten thousand batches of one sequence take minutes."""
+    measured: list[int] = []
+    monkeypatch.setattr(Results, "nbytes", property(lambda _: measured.append(1) or 1))
+    five = Thresholds(sequences=1 << 40, seconds=1e9, bytes=5)
+    with open_checkpoints(tmp_path, SETTINGS, five) as checkpoints:
+        for first in range(0, 36, 2):
+            checkpoints.add(make_results(first, 2))
+        checkpoints.flush()
+    assert len(measured) == 18
+    assert sizes_of_parts(tmp_path) == [10, 10, 10, 6]
+
+
 def test_numbers_go_on_and_never_overwrite(tmp_path: Path) -> None:
     for first in (0, 4):
         with open_checkpoints(tmp_path, SETTINGS, NEVER) as checkpoints:

@@ -1,8 +1,13 @@
 """What a job asks of its host goes by the model."""
 
+import resource
+from pathlib import Path
+
 import esm
+import psutil
 import pytest
-from spotesm.machine.memory import BESIDE_WEIGHTS_MB, memory_of_job
+from spotesm.machine import memory
+from spotesm.machine.memory import BESIDE_WEIGHTS_MB, memory_of_host, memory_of_job
 from spotesm.weights.architectures import ARCHITECTURES
 
 
@@ -28,3 +33,40 @@ def test_parameters_are_those_of_fair_esm() -> None:
 def test_memory_is_that_of_the_weights_and_some(model: str, precision: str, weights: int) -> None:
     asked = memory_of_job(ARCHITECTURES[model], precision)
     assert asked - BESIDE_WEIGHTS_MB == pytest.approx(weights, rel=0.02)
+
+
+@pytest.mark.parametrize("kind", [resource.RLIMIT_AS, resource.RLIMIT_DATA])
+def test_a_limit_of_the_process_is_its_memory(kind: int) -> None:
+    before = resource.getrlimit(kind)
+    limit = psutil.virtual_memory().total // 2
+    had = memory_of_host()
+    resource.setrlimit(kind, (limit, before[1]))
+    try:
+        assert memory_of_host() == min(limit, had)
+    finally:
+        resource.setrlimit(kind, before)
+
+
+@pytest.mark.parametrize(
+    ("groups", "file", "limit"),
+    [
+        ("0::/slurm/job_7/step_0\n", "slurm/job_7/step_0/memory.max", 5000),
+        ("0::/slurm/job_7/step_0\n", "slurm/memory.max", 5000),
+        ("0::/slurm/job_7/step_0\n", "memory.max", 5000),
+        ("0::/slurm/job_7/step_0\n", "slurm/job_8/memory.max", None),
+        ("0::/\n", "memory.max", 5000),
+        ("3:cpu,memory:/x\n0::/\n", "memory/x/memory.limit_in_bytes", 5000),
+        ("3:cpu:/x\n0::/\n", "memory/x/memory.limit_in_bytes", None),
+    ],
+)
+def test_so_is_that_of_its_control_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: str, file: str, limit: int | None
+) -> None:
+    (tmp_path / "own").write_text(groups)
+    monkeypatch.setattr(memory, "GROUPS", (tmp_path / "own", tmp_path / "fs"))
+    had = memory_of_host()
+    (tmp_path / "fs" / file).parent.mkdir(parents=True)
+    (tmp_path / "fs" / file).write_text("max\n")
+    assert memory_of_host() == had
+    (tmp_path / "fs" / file).write_text("5000\n")
+    assert memory_of_host() == (limit or had)

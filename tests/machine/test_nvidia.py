@@ -10,7 +10,8 @@ import pytest
 from spotesm.base.failures import DeviceError
 from spotesm.machine import nvidia
 from spotesm.machine.devices import visible_gpus
-from spotesm.machine.nvidia import find_gpus, threads_of_job
+from spotesm.machine.nvidia import describe_gpu, describe_local, find_gpus, threads_of_job
+from spotesm.sequences.reasons import Device
 
 GPUS = ["GPU-aaaa-1", "GPU-aabb-2", "GPU-cccc-3"]
 WHOLE = "".join(f"GPU {i}: NVIDIA H100 (UUID: {gpu})\n" for i, gpu in enumerate(GPUS))
@@ -32,6 +33,7 @@ def program(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     threads_of_job.cache_clear()
+    describe_gpu.cache_clear()
     return tmp_path / "nvidia-smi"
 
 
@@ -235,3 +237,46 @@ def test_a_folder_that_may_not_be_searched_is_said(
     monkeypatch.setenv("PATH", f"{closed}:{program.parent}:/usr/bin:/bin")
     assert "nvidia-smi fails" in find_gpus().why_none
     assert program.stat().st_mode & stat.S_IXUSR
+
+
+# -- what a device is ------------------------------------------------------------------------------
+
+ASKED = 'case "$1" in --query*) echo "$3" | cut -c 10- | wc -c;; *) cat <<END\n{}END\n;; esac'
+
+
+@pytest.mark.parametrize(
+    ("listed", "uuid", "expected"),
+    [
+        (WHOLE, GPUS[0], ("NVIDIA H100", 7)),
+        (WHOLE, GPUS[2], ("NVIDIA H100", 7)),
+        (CUT, "GPU-cccc-3", ("NVIDIA A100-SXM4-40GB", 7)),
+        (CUT, "MIG-1111-1", ("NVIDIA A100-SXM4-40GB MIG 3g.20gb", 0)),
+        (CUT, "MIG-1122-2", ("NVIDIA A100-SXM4-40GB MIG 1g.5gb", 0)),
+        (CUT, "MIG-GPU-dddd-4/1/0", ("NVIDIA A100-SXM4-40GB MIG 7g.40gb", 0)),
+        (CUT, "MIG-9999", ("GPU", 0)),
+    ],
+)
+def test_a_gpu_is_known_by_name_and_memory(
+    program: Path, listed: str, uuid: str, expected: tuple[str, int]
+) -> None:
+    """The program says as many MiB as the UUID that it is asked about has characters, less 4."""
+    install(program, ASKED.format(listed))
+    name, mib = expected
+    assert describe_gpu(uuid, "float16") == Device(name, mib << 20, "float16")
+
+
+@pytest.mark.parametrize("script", ["exit 1", "echo [N/A]", "true"])
+def test_of_a_gpu_that_says_nothing_the_memory_is_unknown(program: Path, script: str) -> None:
+    install(program, script)
+    assert describe_gpu(GPUS[0], "float16") == Device("GPU", 0, "float16")
+
+
+def test_the_device_of_a_local_job(program: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = describe_local("auto").memory
+    assert 0 < memory <= psutil.virtual_memory().total
+    assert describe_local("auto") == Device("CPU", memory, "float32")
+    install(program, ASKED.format(WHOLE))
+    assert describe_local("auto") == Device("NVIDIA H100", 7 << 20, "float16")
+    assert describe_local("bfloat16").precision == "bfloat16"
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert describe_local("auto") == Device("CPU", memory, "float32")

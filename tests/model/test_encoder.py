@@ -110,6 +110,32 @@ def test_what_overflows_in_half_precision_is_computed_in_float32(
     np.testing.assert_allclose(means, expected, rtol=0, atol=1e-5)
 
 
+def test_what_does_not_fit_in_float32_does_not_shrink_other_batches(
+    fair_esm: esm.model.esm2.ESM2,
+) -> None:
+    """Two sequences are computed in float32, where only one of them fits at a time."""
+    overflowing = copy.deepcopy(fair_esm)
+    with torch.no_grad():
+        overflowing.layers[2].fc1.weight *= 1e3
+        overflowing.layers[2].fc2.weight *= 1e3
+    sequences = ["ACDEF", "ACWEF", "ACYEF"]
+    remembered: list[int] = []
+
+    def load_crowded(dtype: torch.dtype) -> Crowded:
+        return Crowded(load(overflowing)(dtype), room=8 if dtype == torch.float32 else 400)
+
+    encoder = Encoder(
+        load_crowded, torch.float16, MEAN, WINDOWED, on_smaller_budget=remembered.append
+    )
+    batches = [Batch.of([s.encode() for s in sequences])] * 2
+    for results in encoder.embed_each(batches, 21):
+        assert results.reasons == [None] * 3
+        expected = np.stack([embed_residues(overflowing, s).mean(0) for s in sequences])
+        np.testing.assert_allclose(results.rows["mean/6"], expected, rtol=0, atol=1e-5)
+    assert remembered == []
+    assert encoder.model.tried == [21, 21]
+
+
 @pytest.mark.processor
 @pytest.mark.parametrize(("dtype", "cosine"), [(torch.float16, 0.9999), (torch.bfloat16, 0.999)])
 def test_half_precision_is_close(

@@ -11,7 +11,8 @@ import torch
 from spotesm.embed.checkpoints import CHECKPOINT_FORMAT, Thresholds
 from spotesm.hdf5.format import auto_of
 from spotesm.machine.allocator import keep_freed_memory
-from spotesm.machine.devices import AUTO, describe_device, resolve_precision
+from spotesm.machine.devices import describe_device, resolve_precision
+from spotesm.machine.nvidia import AUTO
 from spotesm.model.engines import ENGINES, PACKED, Engine, start_packed
 from spotesm.request.outputs import CONTACTS, LOGITS, Outputs
 from spotesm.request.precision import Agreement

@@ -14,13 +14,19 @@ import torch
 
 from spotesm.base.failures import DeviceError, UserError
 from spotesm.base.locks import try_lock
-from spotesm.machine.memory import memory_of_host
-from spotesm.machine.nvidia import VISIBLE, describe_gpu, find_gpus
+from spotesm.machine.nvidia import (
+    AUTO,
+    ON_CPU,
+    ON_GPU,
+    VISIBLE,
+    describe_cpu,
+    describe_gpu,
+    find_gpus,
+)
 from spotesm.sequences.reasons import Device
 
 log = logging.getLogger(__name__)
 
-AUTO = "auto"
 POLL_SECONDS = 1.0
 POLLS_BETWEEN_MESSAGES = 60
 # By CUDA's major version; source: CUDA Compatibility, "Minor Version Compatibility".
@@ -132,25 +138,11 @@ def describe_device(device: torch.device, precision: str) -> Device:
     """Return what this job's device is, as far as it decides whether a sequence can be embedded."""
     if device.type == "cuda" and (gpu := os.environ.get(VISIBLE)):
         return describe_gpu(gpu, precision)
-    return Device("CPU", memory_of_host(), precision)
-
-
-def describe_local(precision: str) -> Device:
-    """Return what the device of a job on this machine would be, without touching it.
-
-    Args:
-        precision: what it would compute in, `auto` for what it would choose by itself.
-
-    Raises:
-        DeviceError: a driver is there that does not work, and GPUs are wanted.
-    """
-    gpus = find_gpus().uuids
-    own = resolve_precision(precision, torch.device("cuda" if gpus else "cpu"))
-    return describe_gpu(gpus[0], own) if gpus else Device("CPU", memory_of_host(), own)
+    return describe_cpu(precision)
 
 
 def resolve_precision(precision: str, device: torch.device) -> str:
     """Return what `auto` means on the device: float16 on a GPU, float32 on a CPU."""
     if precision != AUTO:
         return precision
-    return "float16" if device.type == "cuda" else "float32"
+    return ON_GPU if device.type == "cuda" else ON_CPU

@@ -11,6 +11,9 @@ from spotesm.weights.architectures import Architecture
 
 # Python and CUDA, outputs of the batches in flight, a layer of float32, and room to spare.
 BESIDE_WEIGHTS_MB = 8_000
+# Those of this process, and where all are (cgroups(7)).
+GROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
+LIMITS = {1: "memory.limit_in_bytes", 2: "memory.max"}
 
 
 def memory_of_job(architecture: Architecture, precision: str) -> int:
@@ -27,18 +30,19 @@ def memory_of_host() -> int:
     """Return the bytes of memory that this process may use: the machine's, or a limit below."""
     limits = [resource.getrlimit(kind)[0] for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA)]
     limits = [limit for limit in limits if limit != resource.RLIM_INFINITY]
-    return min(psutil.virtual_memory().total, *limits, *_limits_of_groups())
+    return min([psutil.virtual_memory().total, *limits, *_limits_of_groups()])
 
 
-def _limits_of_groups(root: Path = Path("/sys/fs/cgroup")) -> Iterator[int]:
+def _limits_of_groups() -> Iterator[int]:
     """Yield the limits of the control groups that this process is in, version 1 and 2."""
+    own, root = GROUPS
     with suppress(OSError):
-        for line in Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines():
+        for line in own.read_text(encoding="utf-8").splitlines():
             _, controllers, group = line.split(":", 2)
             if controllers and "memory" not in controllers.split(","):
                 continue
-            name = "memory/{}/memory.limit_in_bytes" if controllers else "{}/memory.max"
+            tree, file = (root / "memory", LIMITS[1]) if controllers else (root, LIMITS[2])
             for folder in (Path(group), *Path(group).parents):
                 with suppress(OSError, ValueError):  # the root has none; `max` is no number
-                    file = root / name.format(str(folder).strip("/"))
-                    yield int(file.read_text(encoding="utf-8"))
+                    limit = tree / str(folder).strip("/") / file
+                    yield int(limit.read_text(encoding="utf-8"))

@@ -16,8 +16,10 @@ from functools import cache
 from pathlib import Path
 
 from spotesm.base.failures import DeviceError
+from spotesm.machine.memory import memory_of_host
 from spotesm.sequences.reasons import Device
 
+AUTO, ON_GPU, ON_CPU = "auto", "float16", "float32"  # precisions
 PROGRAM = "nvidia-smi"
 KERNEL_DRIVER = Path("/proc/driver/nvidia/version")
 VISIBLE = "CUDA_VISIBLE_DEVICES"
@@ -80,6 +82,26 @@ def describe_gpu(uuid: str, precision: str) -> Device:
             total = ("--query-gpu=memory.total", "--format=csv,noheader,nounits")
             memory = int(_ask(PROGRAM, *total, f"--id={uuid}")) << 20
     return Device(name, memory, precision)
+
+
+def describe_local(precision: str) -> Device:
+    """Return what the device of a job on this machine would be, without touching it.
+
+    Args:
+        precision: what it computes in; `auto` for what it would choose by itself.
+
+    Raises:
+        DeviceError: a driver is there that does not work, and GPUs are wanted.
+    """
+    gpus = find_gpus().uuids
+    if precision == AUTO:
+        precision = ON_GPU if gpus else ON_CPU
+    return describe_gpu(gpus[0], precision) if gpus else describe_cpu(precision)
+
+
+def describe_cpu(precision: str) -> Device:
+    """Return what the CPU is, where it computes: its memory is what may not suffice."""
+    return Device("CPU", memory_of_host(), precision)
 
 
 @cache

@@ -6,16 +6,16 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from spotesm.base.durable import make_directory, write_json
+from spotesm.base.durable import make_directory, read_json, write_json
 from spotesm.base.failures import DeviceError
 from spotesm.base.locks import try_lock
 from spotesm.base.paths import DatasetPaths
 from spotesm.base.state import read_state
+from spotesm.machine.nvidia import ON_CPU
 from spotesm.sequences.reasons import Device
 
 log = logging.getLogger(__name__)
 
-ON_CPU = "float32"
 PRECISIONS = ("float32", "bfloat16", "float16")
 LOCK_WAIT_SECONDS = 60.0
 
@@ -92,8 +92,11 @@ class Agreement:
 
 def read_precision(dataset: DatasetPaths) -> str | None:
     """Return what `precision: auto` is for a dataset; None if that is not decided."""
-    note = read_state(dataset.precision, _is_note, "it is decided anew")
-    return note["precision"] if note else None
+    try:
+        note = read_json(dataset.precision)
+    except (FileNotFoundError, ValueError):
+        return None
+    return note["precision"] if _is_note(note) else None
 
 
 def _is_note(note: dict) -> bool:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import psutil
@@ -17,6 +18,7 @@ from spotesm.base.text import duration
 from spotesm.embed.reuse import Past, find_done
 from spotesm.embed.task import settings_of
 from spotesm.machine.devices import find_device, resolve_precision
+from spotesm.machine.nvidia import AUTO
 from spotesm.model.budget import choose_token_budget, probe_batch
 from spotesm.model.engines import ENGINES
 from spotesm.request.outputs import MEAN, Outputs, output_of
@@ -96,6 +98,7 @@ def plan_run(
     request: Request,
     pasts: Mapping[str, Past],
     weights: Path,
+    precisions: Mapping[str, str | None] = MappingProxyType({}),
 ) -> str:
     """Return a table of what each dataset costs on one device of this machine.
 
@@ -104,10 +107,11 @@ def plan_run(
         shards: into how many each is split.
         pasts: where earlier runs may have left results, by dataset.
         weights: their manifest, which need not be there yet.
+        precisions: what `precision: auto` is already, by dataset.
     """
     # A shard's job starts as this process did: Python, and the same imports.
     seconds_to_start = time.time() - psutil.Process().create_time()
-    device = find_device()
+    device, asked = find_device(), request.precision
     request = request.resolve(resolve_precision(request.precision, device))
     speed = measure_speed(request, device)
     table = Table(box=None, pad_edge=False)
@@ -117,7 +121,9 @@ def plan_run(
     for dataset, paths in datasets.items():
         census = take_census(paths)
         census = census.without(request.long_sequences.rejects(census.lengths))
-        reused = count_reused(census, pasts[dataset], request, weights)
+        noted = precisions.get(dataset) if asked == AUTO else None
+        of_dataset = replace(request, precision=noted or request.precision)
+        reused = count_reused(census, pasts[dataset], of_dataset, weights)
         tokens = census.estimate(request.long_sequences.count_tokens(census.lengths[~reused]))
         if census.one_in > 1:
             sampled.append(f"{dataset}: about, from one in {census.one_in} of its sequences.\n")
