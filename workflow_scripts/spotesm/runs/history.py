@@ -62,12 +62,12 @@ def _read_attempts(folder: Path) -> Iterator[PastAttempt]:
         outcome, end, computed = "killed", max([start, *(speed[1] for speed in own)]), 0
         if ends:
             outcome, end = ends[-1]["event"], _seconds(ends[-1]["time"])
-            computed = ends[-1].get("computed", 0)
+            computed = _count(ends[-1].get("computed"), 0)
             if outcome == "failed":
                 outcome = f"failed: {ends[-1].get('type')}"
         yield PastAttempt(
             shard=folder.name,
-            number=begin.get("attempt", place + 1),
+            number=_count(begin.get("attempt"), place + 1),
             host=str(begin.get("host", "")),
             device=str(begin.get("device", "")),
             start=start,
@@ -84,6 +84,11 @@ def _read_speeds(folder: Path) -> Iterator[tuple[float, float, int]]:
             with suppress(ValueError, TypeError, OverflowError):  # cut short by a crash, or foreign
                 start, end, tokens = json.loads(line)
                 yield float(start), float(end), int(tokens)
+
+
+def _count(value: object, otherwise: int) -> int:
+    """Return a number of a line, which may be damaged."""
+    return value if isinstance(value, int) else otherwise
 
 
 def _is_dated(event: dict) -> bool:
