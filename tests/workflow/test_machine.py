@@ -51,9 +51,9 @@ def test_an_error_of_the_user_is_tried_once_in_a_run(folder: Path) -> None:
 
 
 def test_what_may_pass_is_tried_again(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The fourth write is the first attempt's part; the second attempt writes fewer files."""
+    """The fifth write is the first attempt's part; the second attempt writes fewer files."""
     assert snakemake(folder, *RUN, "--until", "split_fasta").returncode == 0
-    monkeypatch.setenv("SPOTESM_FAULTS", "disk_full@4")
+    monkeypatch.setenv("SPOTESM_FAULTS", "disk_full@5")
     run = snakemake(folder, *RUN, "--until", "embed_shard")
     assert run.returncode == 0, run.stdout
     assert run.stdout.count("Trying to restart job") == 1
@@ -66,7 +66,7 @@ def test_without_locks_the_folder_is_named(folder: Path, monkeypatch: pytest.Mon
     for name, value in preload(folder, NO_LOCKS).items():
         monkeypatch.setenv(name, value)
     block = last_block(snakemake(folder, *RUN, "--retries", "0").stdout)
-    assert "results/d/checkpoints/1-of-1: its file system has no locks" in block
+    assert "results/d/checkpoints: its file system has no locks" in block
     assert "set checkpoint: dir to a folder on another one" in block
 
 
