@@ -1,12 +1,13 @@
 """What a merged file says of sequences that a device could not embed."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 import pytest
-from spotesm.hdf5.unfit import is_consistent, read_devices, read_unfit, write_unfit
+from spotesm.hdf5.unfit import is_consistent, may_be_tried, read_devices, read_unfit, write_unfit
 from spotesm.sequences.digests import digests_of
 from spotesm.sequences.reasons import Device, Reason
 
@@ -38,11 +39,21 @@ def test_what_is_written_is_read_back(file: h5py.File) -> None:
     assert is_consistent(file)
 
 
+def test_another_device_may_try(file: h5py.File, tmp_path: Path) -> None:
+    assert all(may_be_tried(file.attrs, device) for device in (T4, L4, replace(T4, memory=1)))
+    with h5py.File(tmp_path / "y.h5", "w") as of_one:
+        write_unfit(of_one, {b"0" * 16: REASONS[0]})
+        assert not may_be_tried(of_one.attrs, T4)
+        for other in (L4, replace(T4, memory=1), replace(T4, precision="float32")):
+            assert may_be_tried(of_one.attrs, other)
+
+
 def test_a_file_without_them_says_so(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
         assert read_devices(file.attrs) == []  # as of before there was the attribute
         write_unfit(file, {})
         assert file.attrs["rejected_on"] == "[]"
+        assert not may_be_tried(file.attrs, T4)
         assert read_unfit(file) is None
         assert is_consistent(file)
 

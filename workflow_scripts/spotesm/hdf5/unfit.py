@@ -95,3 +95,12 @@ def is_consistent(file: h5py.File) -> bool:
         return not devices
     known = len(np.unique(unfit.digests)) == len(unfit.digests)
     return known and {reason.device for reason in unfit.reasons} == set(devices)
+
+
+def may_be_tried(attributes: Mapping, device: Device) -> bool:
+    """Whether a file, of a shard or merged, lacks records that a device may well embed.
+
+    Raises:
+        TypeError, ValueError: the attribute is damaged.
+    """
+    return any(other != device for other in read_devices(attributes))
