@@ -42,6 +42,7 @@ from spotesm.runs.identity import (
     is_shard_of,
     is_split_of,
     judge_results,
+    make_older,
     report_key,
     restore_earlier,
     write_mark,
@@ -109,6 +110,7 @@ def find_standings():
 
 
 STANDINGS = find_standings()
+MARK = write_mark(RUN) if workflow.is_main_process else None
 
 
 def protein_files(dataset):
@@ -202,7 +204,8 @@ def mark_stale(path, is_current):
     """
     if not workflow.is_main_process or not Path(path).exists() or is_current(Path(path)):
         return []
-    return [str(write_mark(Path(path), RUN))]
+    make_older(Path(path), MARK)
+    return [str(MARK)]
 
 
 def stale_split(wildcards, name):

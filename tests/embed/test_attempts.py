@@ -3,8 +3,8 @@
 Each sequence of the shard is the one to blame in turn: the first, one in the middle, the last.
 """
 
-from dataclasses import replace
 import signal
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np

@@ -125,7 +125,7 @@ def auto_of(path: Path | None) -> str | None:
     Also where there is no such file, or a damaged one.
     """
     try:
-        with h5py.File(path or "", "r", locking=False) as file:
+        with open_hdf5(path or Path()) as file:
             asked = json.loads(file.attrs["config"])["precision"]
             return str(file.attrs["precision"]) if asked == "auto" else None
     except DAMAGE:

@@ -305,7 +305,7 @@ def read_rejections(file: h5py.File, rows: slice) -> list[Reason | None]:
 
 def read_settings(path: Path) -> dict:
     """Return what determined the numbers of a complete shard file."""
-    with h5py.File(path, "r", locking=False) as file:
+    with open_hdf5(path) as file:
         return json.loads(file.attrs["fingerprint"])
 
 

@@ -263,14 +263,21 @@ def is_shard_of(path: Path, asked: Asked) -> bool:
         return False
 
 
-def write_mark(stale: Path, run: str, folder: Path = MARKS) -> Path:
-    """Write a file that is newer than a stale output, and new in each run; where it is."""
+def write_mark(run: str, folder: Path = MARKS) -> Path:
+    """Write a file that is newer than any output, and new in each run; where it is.
+
+    Snakemake lists a folder once: what is written there later is missing for it.
+    """
     mark = folder / "stale"
     with replacing(mark) as temporary:
         temporary.write_text(run, encoding="utf-8")
+    return mark
+
+
+def make_older(stale: Path, mark: Path) -> None:
+    """See to it that a stale output is older than the mark."""
     if stale.stat().st_mtime >= mark.stat().st_mtime:  # its clock was wrong
         os.utime(stale, (0, 0))
-    return mark
 
 
 # -- the comparison --------------------------------------------------------------------------------
