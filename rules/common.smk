@@ -101,7 +101,7 @@ def find_standings():
         return {}
     try:
         standings = judge_results(ASKED, config["replace"])
-    except (ConfigError, InputError) as error:
+    except UserError as error:
         raise WorkflowError(printable(str(error))) from None
     for dataset, standing in standings.items():
         if standing.why:

@@ -7,7 +7,7 @@ import re
 import shutil
 from collections.abc import Callable
 from contextlib import chdir
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import h5py
@@ -16,6 +16,7 @@ from sequences import random_sequence, write_fasta
 from snakemake_runs import REPOSITORY, link_weights, snakemake, write_config
 from spotesm.base.failures import ConfigError, InputError
 from spotesm.base.paths import DatasetPaths
+from spotesm.machine.nvidia import describe_local
 from spotesm.request.config import check_config
 from spotesm.runs.identity import (
     ABSENT,
@@ -147,6 +148,12 @@ def edit(**attributes: object) -> Callable[[object], str]:
     return look
 
 
+def on_another_device(_: object) -> str:
+    here = asdict(describe_local("float32"))
+    assert edit(rejected_on=json.dumps([here]))(_) == DONE
+    return edit(rejected_on=json.dumps([here, {**here, "memory": here["memory"] - 1}]))(_)
+
+
 def other_weights(_: object) -> str:
     one = find_standing(
         DatasetPaths.of("d"), replace(asked_of(), weights="pretrained", weights_sha256="")
@@ -233,6 +240,7 @@ WALK = {
         "truncate", "whole", "reject", dataset="short"
     ),
     "rejected records, and `max_rejected` is lower": each({"max_rejected": 0.01}),
+    "records were rejected for a device's sake, and this is another one": on_another_device,
     "`summary.json` or `rejected.tsv` is missing": remove("summary.json", "rejected.tsv"),
     "`embeddings.h5` is cut short": cut_short,
     "a record is missing": with_fasta(lambda r: r.pop(0)),

@@ -19,6 +19,8 @@ from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import ConfigError, InputError, WeightsError
 from spotesm.base.paths import DatasetPaths, is_path_of_weights, weights_manifest
 from spotesm.hdf5.format import DAMAGE, open_checked, open_hdf5, refuse_foreign
+from spotesm.hdf5.unfit import may_be_tried, read_devices
+from spotesm.machine.nvidia import describe_local
 from spotesm.request.config import Dataset, compression_filter, own_files
 from spotesm.request.inputs import find_fasta, is_grown, know_by_content
 from spotesm.request.outputs import Outputs
@@ -298,6 +300,9 @@ def _compare(file: h5py.File, asked: Asked) -> tuple[list[str], list[str]]:
     n_records, n_rejected = int(file.attrs["n_records"]), int(file.attrs["n_rejected"])
     if n_rejected > asked.max_rejected * n_records:
         lacking.append(f"{n_rejected} of its {n_records} records were rejected")
+    on_device = read_devices(file.attrs)
+    if on_device and may_be_tried(file.attrs, describe_local(theirs["precision"])):
+        lacking.append(f"records were rejected on another device ({on_device[0]})")
     if lost:  # another model has other keys, and reading the input takes long
         return lost, lacking
     held, wanted = outputs_of(theirs).keys, _outputs_of(asked.request).keys
