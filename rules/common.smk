@@ -34,11 +34,10 @@ from spotesm.request.reuse import find_reused
 from spotesm.step import name_run
 from spotesm.runs.environment import complete_environment
 from spotesm.runs.explain import describe_results, explain_failures
+from spotesm.runs.asked import ask, is_manifest_of
 from spotesm.runs.identity import (
     DONE,
     TO_DO,
-    ask,
-    is_manifest_of,
     is_shard_of,
     is_split_of,
     judge_results,

@@ -18,13 +18,12 @@ from spotesm.base.failures import ConfigError, InputError
 from spotesm.base.paths import DatasetPaths
 from spotesm.machine.nvidia import describe_local
 from spotesm.request.config import check_config
+from spotesm.runs.asked import Asked, ask
 from spotesm.runs.identity import (
     ABSENT,
     DONE,
     REFUSED,
     TO_DO,
-    Asked,
-    ask,
     find_standing,
     is_finished,
     judge_results,

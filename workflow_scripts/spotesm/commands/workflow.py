@@ -18,8 +18,9 @@ from spotesm.base.paths import REPOSITORY, SCHEMA, DatasetPaths, is_path_of_weig
 from spotesm.request.config import Dataset, check_config, dataset_name, expand_path, own_files
 from spotesm.request.inputs import find_fasta
 from spotesm.request.reuse import find_result, find_reused
+from spotesm.runs.asked import ask
 from spotesm.runs.environment import complete_environment, default_profile, describe_profiles
-from spotesm.runs.identity import ask, judge_results
+from spotesm.runs.identity import judge_results
 from spotesm.runs.occupancy import wait_until_free
 from spotesm.runs.supervise import supervise
 

@@ -8,7 +8,8 @@ from spotesm.base.journal import Journal
 from spotesm.base.logs import GOES_ON, last_error, was_stopped
 from spotesm.base.paths import RESULTS, DatasetPaths
 from spotesm.hdf5.merge import describe
-from spotesm.runs.identity import DONE, Asked, find_standing
+from spotesm.runs.asked import Asked
+from spotesm.runs.identity import DONE, find_standing
 
 
 def describe_results(asked: Mapping[str, Asked], since: float = 0) -> str:

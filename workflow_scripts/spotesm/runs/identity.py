@@ -15,17 +15,17 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from spotesm.base.durable import read_json, replacing, write_json
+from spotesm.base.durable import read_json, replacing
 from spotesm.base.failures import ConfigError, InputError, WeightsError
-from spotesm.base.paths import DatasetPaths, is_path_of_weights, weights_manifest
+from spotesm.base.paths import DatasetPaths, is_path_of_weights
 from spotesm.hdf5.format import DAMAGE, open_checked, open_hdf5, refuse_foreign
 from spotesm.hdf5.unfit import may_be_tried, read_devices
 from spotesm.machine.nvidia import describe_local
-from spotesm.request.config import Dataset, compression_filter, own_files
-from spotesm.request.inputs import find_fasta, is_grown, know_by_content
+from spotesm.request.inputs import is_grown
 from spotesm.request.outputs import Outputs
 from spotesm.request.request import Request
 from spotesm.request.reuse import outputs_of
+from spotesm.runs.asked import Asked
 from spotesm.sequences.containment import holds_all
 from spotesm.sequences.digests import from_bytes
 from spotesm.sequences.long_sequences import SMALLER_WINDOWS, LongSequences
@@ -37,49 +37,6 @@ WAYS_ON = (
     "Give the new one another name (--name; in a config, another name below datasets:), or let it "
     "be replaced (--replace; replace: true)"
 )
-
-
-@dataclass(frozen=True)
-class Asked:
-    """What a run asks of one dataset.
-
-    Attributes:
-        request: layers and precision may be unresolved.
-        weights: what the config calls them, and
-        weights_sha256: what they are; empty if nobody has looked at them yet.
-        reading: how the input is read: its alphabet, and what translates nucleotides.
-        files: the input files, and
-        contents: `SIZE DIGEST` of each.
-        compression: of the merged file, as h5py calls it.
-        max_rejected: fraction of the records that may be rejected.
-    """
-
-    request: Request
-    weights: str
-    weights_sha256: str
-    reading: dict
-    files: list[str]
-    contents: list[str]
-    compression: str | None
-    max_rejected: float
-
-    @property
-    def input(self) -> dict:
-        """What the records come from, as shards and merged files say it."""
-        return {"reading": self.reading, "files": self.files, "contents": self.contents}
-
-    def write(self, path: Path) -> None:
-        """Write it down, for `is_finished`."""
-        write_json(path, {**asdict(self), "request": self.request.as_param()})
-
-    @classmethod
-    def read(cls, path: Path) -> "Asked | None":
-        """Read what `write` wrote; None if that is not there, or foreign."""
-        try:
-            content = read_json(path)
-            return cls(**{**content, "request": Request.of_param(content["request"])})
-        except (OSError, ValueError, TypeError, KeyError):
-            return None
 
 
 @dataclass(frozen=True)
@@ -126,32 +83,6 @@ def is_finished(paths: DatasetPaths) -> bool:
         return False
 
 
-def ask(config: Mapping) -> dict[str, Asked]:
-    """Return what a checked config asks, by dataset; looks at all files that it names.
-
-    Raises:
-        ConfigError, InputError: one is not there, or cannot be read.
-    """
-    model = config["model"]
-    manifest = weights_manifest(model["name"], model["weights"], model["adapter"])
-    contents = know_by_content(own_files(config)["weights"])
-    asked = {}
-    for name in config["datasets"]:
-        dataset = Dataset.of_config(config, name)
-        files = find_fasta(dataset.fasta, name)
-        asked[name] = Asked(
-            request=Request.of_config(config),
-            weights=" + ".join(filter(None, (model["weights"], model["adapter"]))),
-            weights_sha256=_known_sha256(manifest, contents),
-            reading=dataset.reading,
-            files=files,
-            contents=know_by_content(files),
-            compression=compression_filter(config),
-            max_rejected=config["max_rejected"],
-        )
-    return asked
-
-
 def judge_results(asked: Mapping[str, Asked], replace: bool) -> dict[str, Standing]:
     """Return how the result of each dataset stands, after mending what a kill left.
 
@@ -180,19 +111,6 @@ def restore_earlier(paths: DatasetPaths) -> None:
         paths.earlier.unlink()
     else:
         os.replace(paths.earlier, paths.embeddings)
-
-
-def is_manifest_of(manifest: Path, contents: list[str]) -> bool:
-    """Whether a manifest is of the files that the config names, by their `SIZE DIGEST`."""
-    return bool(_known_sha256(manifest, contents))
-
-
-def _known_sha256(manifest: Path, contents: list[str]) -> str:
-    try:
-        known = read_json(manifest)
-        return known["sha256"] if known["contents"] == contents else ""
-    except (OSError, ValueError, TypeError, KeyError):
-        return ""
 
 
 def check_same_weights(manifest: Path, held: Iterable[Path]) -> None:

@@ -12,7 +12,8 @@ from spotesm.base.paths import RESULTS, DatasetPaths, shard_file
 from spotesm.base.text import duration
 from spotesm.embed.progress import FILE_NAME, Snapshot
 from spotesm.hdf5.format import open_hdf5
-from spotesm.runs.identity import Asked, is_finished, is_shard_of
+from spotesm.runs.asked import Asked
+from spotesm.runs.identity import is_finished, is_shard_of
 
 # A running job tells of itself every few seconds, or after each batch where one lasts longer.
 SILENT_AFTER_SECONDS = 120.0
