@@ -35,6 +35,7 @@ LAZY = {
     "weights/downloads.py": {"huggingface_hub"},
     "step.py": {"spotesm.embed"},  # faults on demand, for the tests alone
     "model/attention.py": {"torch.nn.attention.varlen"},  # brings torch's compiler
+    "model/independent.py": {"transformers"},
     "hdf5/frames.py": {"anndata", "pandas"},
     "hdf5/reader.py": {"torch"},
     "report/landscape.py": {"umap"},

@@ -1,7 +1,8 @@
-"""Models of fair-esm, and our engines made from them."""
+"""Models of fair-esm and of transformers, and our engines made from them."""
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import esm
 import torch
@@ -15,6 +16,9 @@ from spotesm.weights.sources import open_source
 from spotesm.weights.tensors import Source
 
 CPU = torch.device("cpu")
+TINY = Architecture(layers=2, embedding_dim=16, attention_heads=2)
+TINY_ESM1 = Architecture(layers=2, embedding_dim=16, attention_heads=2, family="esm1")
+TINY_ESMC = Architecture(2, 16, 2, "esmc", has_regression=False)
 
 
 def source_of(model: ESM2) -> Source:
@@ -25,6 +29,40 @@ def source_of(model: ESM2) -> Source:
         for name, tensor in model.state_dict().items()
     }
     return Source("a model in memory", architecture, tensors, (), model.token_dropout)
+
+
+def esmc_config(shape: Architecture, **more: object) -> Any:
+    """The config of an ESM C; for those who have transformers."""
+    from transformers import EsmcConfig
+
+    sizes = {
+        "hidden_size": shape.embedding_dim,
+        "num_hidden_layers": shape.layers,
+        "num_attention_heads": shape.attention_heads,
+        "intermediate_size": shape.feed_forward_dim,
+    }
+    return EsmcConfig(**{**sizes, **more})
+
+
+def make_esmc(shape: Architecture, kind: str = "EsmcForMaskedLM", **more: object) -> Any:
+    """An ESM C of transformers with random numbers in every parameter."""
+    import transformers
+
+    model = getattr(transformers, kind)(esmc_config(shape, initializer_range=0.05, **more))
+    with torch.no_grad():  # norms are made as the identity
+        for parameter in model.parameters():
+            if parameter.dim() == 1:
+                parameter.add_(torch.randn_like(parameter) * 0.2)
+    return model.eval()
+
+
+def source_of_esmc(model: Any, shape: Architecture) -> Source:
+    """The tensors of a loaded ESM C, as a source; they stay the model's own."""
+    tensors = {
+        name.removeprefix("esmc.").replace("lm_head.decoder.", "lm_head."): lambda x=tensor: x
+        for name, tensor in model.state_dict().items()
+    }
+    return Source("a model in memory", shape, tensors)
 
 
 def packed(model: ESM2, dtype: torch.dtype, device: torch.device = CPU) -> PackedESM2:

@@ -39,7 +39,7 @@ def test_a_product_equals_the_formula(
     way: type, dtype: torch.dtype, inner: int, outer: int
 ) -> None:
     x, weight, bias = operands(inner, outer, dtype)
-    got = way(TOKENS, DIM, dtype, CPU).linear(x, weight, bias)
+    got = way(TOKENS, DIM, 4 * DIM, dtype, CPU).linear(x, weight, bias)
     assert got.dtype == dtype
     expected = F.linear(x.double(), weight.double(), bias.double())
     # The sum in float32, then one rounding.
@@ -56,7 +56,7 @@ def test_gelu_is_applied_before_rounding() -> None:
     torch.testing.assert_close(
         fused.double(), exact, rtol=torch.finfo(torch.bfloat16).eps, atol=1e-4
     )
-    plain = Products(TOKENS, DIM, torch.bfloat16, CPU).linear_gelu(x, weight, bias)
+    plain = Products(TOKENS, DIM, 4 * DIM, torch.bfloat16, CPU).linear_gelu(x, weight, bias)
     torch.testing.assert_close(plain.double(), exact, rtol=2e-2, atol=2e-2)
     assert (fused - exact).square().mean() < (plain - exact).square().mean()
 
@@ -66,7 +66,7 @@ def test_gelu_is_applied_before_rounding() -> None:
 def test_gelu_in_float32(way: type) -> None:
     x, weight, bias = operands(DIM, 4 * DIM, torch.float32)
     exact = F.gelu(F.linear(x.double(), weight.double(), bias.double()))
-    got = way(TOKENS, DIM, torch.float32, CPU).linear_gelu(x, weight, bias)
+    got = way(TOKENS, DIM, 4 * DIM, torch.float32, CPU).linear_gelu(x, weight, bias)
     torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=1e-5)
 
 

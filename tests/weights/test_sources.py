@@ -224,7 +224,7 @@ DIM = TINY.embedding_dim
             lambda s: s.update(
                 {"esm.rotary_embeddings.inv_freq": torch.tensor([1.0, 0.5, 0.1, 0.1])}
             ),
-            r"its rotary frequencies are not those of ESM-2",
+            r"its rotary frequencies are not those of ESM",
         ),
         *(
             (
@@ -239,7 +239,7 @@ DIM = TINY.embedding_dim
             lambda s: s.update(
                 {"esm.rotary_embeddings.inv_freq": 1.03 * 1e4 ** (-torch.arange(4) / 4)}
             ),
-            r"its rotary frequencies are not those of ESM-2",
+            r"its rotary frequencies are not those of ESM",
         ),
         (without("lm_head.dense"), r"lm_head\.dense\.bias, lm_head\.dense\.weight are missing"),
         (without(".query.bias"), r"layers\.0\S+q_proj\.bias, layers\.1\S+q_proj\.bias are missing"),

@@ -1,4 +1,4 @@
-"""Check an `embeddings.h5` against its FASTA, and some of its rows against fair-esm."""
+"""Check an `embeddings.h5` against its FASTA, and some rows against an independent forward."""
 
 import json
 import logging
@@ -19,7 +19,13 @@ from spotesm.commands.progress import progress
 from spotesm.hdf5.checksums import has_checksums
 from spotesm.hdf5.integrity import check_integrity
 from spotesm.hdf5.reader import Embeddings, opened
-from spotesm.model.reference import fair_esm_model, reference_values
+from spotesm.model.independent import (
+    Forward,
+    NotInstalledError,
+    independent_forward,
+    reference_values,
+)
+from spotesm.request.outputs import CONTACTS, output_of
 from spotesm.sequences.digests import digest_sequence
 from spotesm.sequences.fasta import RejectedSequence, normalise, read_fasta
 from spotesm.sequences.rejected import TRANSLATE, read_rejected
@@ -61,7 +67,9 @@ def verify(
     rejected: Path | None,
     weights: Path | None,
 ) -> None:
-    """Check an embeddings.h5 against its FASTA, and some of its rows against fair-esm.
+    """Check an embeddings.h5 against its FASTA, and some rows against an independent forward.
+
+    That is fair-esm's own of ESM-2 and ESM-1, and transformers' of ESM C, if it is installed.
 
     FASTA are the dataset's inputs, in the config's order; of contigs it is their orfs.fasta. The
     weights are looked for where the workflow ran, and where this runs.
@@ -105,10 +113,15 @@ def check(
     unchanged = ", and as their checksums say" if has_checksums(embeddings.file) else ""
     click.echo(f"all values of {', '.join(embeddings.outputs)} are finite{unchanged}")
     if chosen:
-        with progress("recomputed by fair-esm", len(chosen), "rows") as advance:
-            worst = recompute(embeddings, sequences, manifest, advance)
+        try:
+            forward = load_forward(embeddings, manifest)
+        except NotInstalledError as error:
+            click.echo(f"no rows recomputed: that {error}")
+            return
+        with progress(f"recomputed by {forward.name}", len(chosen), "rows") as advance:
+            worst = recompute(embeddings, sequences, forward, advance)
         click.echo(
-            f"{len(chosen)} rows recomputed by fair-esm: at most {worst:.1e} off, relatively"
+            f"{len(chosen)} rows recomputed by {forward.name}: at most {worst:.1e} off, relatively"
         )
 
 
@@ -215,7 +228,7 @@ def stored_records(
         advance(rows.stop - start)
 
 
-# -- against fair-esm ------------------------------------------------------------------------------
+# -- against another forward -----------------------------------------------------------------------
 
 
 def find_manifest(embeddings: Embeddings, named: Path | None) -> tuple[Path, Path]:
@@ -262,13 +275,30 @@ def read_weights(manifest: Path) -> Weights:
     return weights
 
 
+def load_forward(embeddings: Embeddings, manifest: Path | None) -> Forward:
+    """Return an independent forward of the weights that the file names.
+
+    Raises:
+        IncompleteError: they, or what jobs have mapped of them, are not what they were.
+        NotInstalledError: the library that has it is not installed.
+        WeightsError: they are not there.
+    """
+    found, folder = find_manifest(embeddings, manifest)
+    weights = read_weights(found)
+    if weights.sha256 != embeddings.attributes["weights_sha256"]:
+        raise IncompleteError(f"{weights.source}: not the weights that {embeddings.path} names")
+    check_prepared(embeddings, weights, folder)
+    with chdir(Path.cwd() if Path(weights.path).exists() else folder):
+        return independent_forward(weights.open())
+
+
 def recompute(
     embeddings: Embeddings,
     sequences: Mapping[int, tuple[str, bytes]],
-    manifest: Path | None,
+    forward: Forward,
     advance: Callable[[int], object],
 ) -> float:
-    """Compute rows by fair-esm's own forward, window by window; the worst relative difference.
+    """Compute rows by another forward, window by window; the worst relative difference.
 
     Args:
         sequences: id and sequence of the rows to compute.
@@ -276,28 +306,20 @@ def recompute(
 
     Raises:
         IncompleteError: a value is further off than its precision explains.
-        WeightsError: the weights are not there, or not those of the file.
     """
     request = embeddings.request
-    found, folder = find_manifest(embeddings, manifest)
-    weights = read_weights(found)
-    if weights.sha256 != embeddings.attributes["weights_sha256"]:
-        raise IncompleteError(f"{weights.source}: not the weights that {embeddings.path} names")
-    check_prepared(embeddings, weights, folder)
-    with chdir(Path.cwd() if Path(weights.path).exists() else folder):
-        model = fair_esm_model(weights.open())
     tolerance = max(TOLERANCES[request.precision], TOLERANCES[request.store_dtype])
     worst = 0.0
     for row, (identifier, sequence) in sorted(sequences.items()):
         spans = request.long_sequences.spans(len(sequence))
         # Else it did not fit into memory in windows of the usual size.
         if len(spans) == embeddings.file["windows"][row]:
-            expected = reference_values(model, sequence, spans, embeddings.outputs)
+            expected = reference_values(forward, sequence, spans, embeddings.outputs)
             for key, off in differences(embeddings, row, expected):
                 if not off <= tolerance:
                     raise IncompleteError(
                         f"{embeddings.path}, row {row} ({identifier}): {key} is {off:.1e} off "
-                        f"what fair-esm computes, more than {tolerance}"
+                        f"what {forward.name} computes, more than {tolerance}"
                     )
                 worst = max(worst, off)
         advance(1)
@@ -310,7 +332,9 @@ def differences(
     """Yield how far a row's values of each output are off, relatively to the largest of them."""
     for key, values in expected.items():
         stored = embeddings.value(key, row).astype(np.float32)
-        yield key, float(np.abs(stored - values).max() / max(1.0, np.abs(values).max()))
+        # Of probabilities, small ones count for less; the values of a model may all be small.
+        unit = 1.0 if output_of(key).name == CONTACTS else np.finfo(np.float32).tiny
+        yield key, float(np.abs(stored - values).max() / max(unit, np.abs(values).max()))
 
 
 def check_prepared(embeddings: Embeddings, weights: Weights, run_folder: Path) -> None:

@@ -23,6 +23,7 @@ from spotesm.runs.environment import complete_environment, default_profile, desc
 from spotesm.runs.identity import judge_results
 from spotesm.runs.occupancy import wait_until_free
 from spotesm.runs.supervise import supervise
+from spotesm.weights.architectures import ARCHITECTURES, PACKED
 
 NOT_KEPT = Path(".snakemake/spotesm-config.yaml")  # the config of what leaves nothing behind
 HEADER = """\
@@ -75,8 +76,8 @@ INPUT_OPTIONS = (
     click.option(
         "--model",
         metavar="NAME",
-        help=f"esm2_t6_8M_UR50D to esm2_t48_15B_UR50D, ESM-1b or ESM-1v; {DEFAULT_MODEL} if left "
-        "out.",
+        help="esm2_t6_8M_UR50D to esm2_t48_15B_UR50D, esmc_300m, esmc_600m, esmc_6b, ESM-1b or "
+        f"ESM-1v; {DEFAULT_MODEL} if left out.",
     ),
     click.option(
         "--weights",
@@ -218,13 +219,18 @@ def _make_config(
     config: dict = {
         "datasets": {dataset: {"fasta": fasta, "alphabet": "nucleotide"} if nucleotide else fasta}
     }
-    # ESM-1's models have no other engine.
-    engine = "reference" if model and model.startswith("esm1") else None
+    engine = _engine_of(model) if model in ARCHITECTURES else None
     of_model = {"name": model, "weights": weights, "engine": engine}
     if of_model := {key: value for key, value in of_model.items() if value}:
         config["model"] = of_model
     others = {"outputs": outputs, "layers": layers, "reuse": reuse, "replace": replace}
     return config | {key: value for key, value in others.items() if value}
+
+
+def _engine_of(model: str) -> str | None:
+    """Return the engine that a model needs, if it is not the usual one."""
+    usual, *_ = ARCHITECTURES[model].traits.engines
+    return None if usual == PACKED else usual
 
 
 def _absolute(path: str) -> str:

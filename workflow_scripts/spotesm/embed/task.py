@@ -13,12 +13,13 @@ from spotesm.hdf5.format import auto_of
 from spotesm.machine.allocator import keep_freed_memory
 from spotesm.machine.devices import describe_device, resolve_precision
 from spotesm.machine.nvidia import AUTO
-from spotesm.model.engines import ENGINES, PACKED, Engine, start_packed
+from spotesm.model.engines import ENGINES, Engine, start_packed
 from spotesm.request.outputs import CONTACTS, LOGITS, Outputs
 from spotesm.request.precision import Agreement
 from spotesm.request.request import Request
 from spotesm.sequences.reasons import Device
 from spotesm.sequences.sharding import Shard
+from spotesm.weights.architectures import PACKED
 from spotesm.weights.manifest import Weights
 from spotesm.weights.prepared import default_folder
 
@@ -89,7 +90,8 @@ class Task:
             DeviceError: it cannot have the precision that others of the dataset computed in.
             WeightsError: logits or contacts are wanted, but the weights lack what they need.
         """
-        hardware = describe_device(device, resolve_precision(job.request.precision, device))
+        own = resolve_precision(job.request.precision, device, job.request.architecture)
+        hardware = describe_device(device, own)
         if job.request.precision == AUTO and job.agreement:
             agreed = job.agreement.join(hardware, lambda: auto_of(job.past))
             hardware = replace(hardware, precision=agreed)

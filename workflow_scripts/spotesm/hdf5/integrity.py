@@ -97,7 +97,7 @@ def check_shapes(embeddings: Embeddings, request: Request) -> None:
     for key in there:
         output = output_of(key)
         rows = len(file[key]) if output.ragged else n
-        shape = output.shape(rows, request.architecture.embedding_dim)
+        shape = output.shape(rows, request.architecture)
         if (file[key].shape, file[key].dtype) != (shape, outputs.dtype):
             raise IncompleteError(
                 f"{path}: {key} is {file[key].shape} {file[key].dtype}, not {shape} {outputs.dtype}"

@@ -328,7 +328,7 @@ class Embeddings(Sequence):
         return self._ragged(key, which)
 
     def logits(self, which: int | str) -> Values:
-        """Return the logits of a record's residues over fair-esm's alphabet, (l, 33)."""
+        """Return the logits of a record's residues, (l, V): 33 of ESM-2, 64 of ESM C."""
         return self._ragged(OUTPUTS[LOGITS].key(), which)
 
     def contacts(self, which: int | str) -> Values:
@@ -340,7 +340,7 @@ class Embeddings(Sequence):
         return values.reshape(windows, side, side)
 
     def value(self, key: str, which: int | str) -> Values:
-        """Return any one output of a record: (D,), (l, D), (l, 33), or (windows, w, w)."""
+        """Return any one output of a record: (D,), (l, D), (l, V), or (windows, w, w)."""
         if key not in self.outputs:
             raise InputError(self._has_no(key, self.outputs))
         output = output_of(key)

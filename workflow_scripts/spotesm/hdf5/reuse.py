@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -21,6 +22,7 @@ from spotesm.request.outputs import Outputs, offsets_of, output_of
 from spotesm.request.results import Ragged, Results
 from spotesm.sequences.digests import as_bytes, from_bytes, keys_of
 from spotesm.sequences.reasons import Reason
+from spotesm.weights.architectures import ARCHITECTURES
 
 log = logging.getLogger(__name__)
 
@@ -132,9 +134,10 @@ class EarlierFile:
     def _check_shapes(self, keys: Sequence[str]) -> None:
         """Check that what is read below is there, of each record."""
         n, dim, file = len(self.file["digests"]), self.file.attrs["embedding_dim"], self.file
+        architecture = replace(ARCHITECTURES[self.settings["model"]], embedding_dim=int(dim))
         for key in keys:
             output = output_of(key)
-            shape = output.shape(len(file[key]) if output.ragged else n, dim)
+            shape = output.shape(len(file[key]) if output.ragged else n, architecture)
             if (file[key].shape, file[key].dtype) != (shape, self.settings["store_dtype"]):
                 raise UnfitFile(f"has {key} in another shape than it says")
         of_keys = [checksums_at(key) for key in keys if has_checksums(file)]

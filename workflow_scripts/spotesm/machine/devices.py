@@ -24,11 +24,13 @@ from spotesm.machine.nvidia import (
     find_gpus,
 )
 from spotesm.sequences.reasons import Device
+from spotesm.weights.architectures import Architecture
 
 log = logging.getLogger(__name__)
 
 POLL_SECONDS = 1.0
 POLLS_BETWEEN_MESSAGES = 60
+BFLOAT16_FROM = (8, 0)  # the compute capability, that of Ampere
 # By CUDA's major version; source: CUDA Compatibility, "Minor Version Compatibility".
 OLDEST_DRIVERS = {"11": "450", "12": "525", "13": "580"}
 
@@ -141,8 +143,15 @@ def describe_device(device: torch.device, precision: str) -> Device:
     return describe_cpu(precision)
 
 
-def resolve_precision(precision: str, device: torch.device) -> str:
-    """Return what `auto` means on the device: float16 on a GPU, float32 on a CPU."""
+def resolve_precision(precision: str, device: torch.device, architecture: Architecture) -> str:
+    """Return what `auto` means on the device for a model: 16 bits on a GPU, float32 on a CPU.
+
+    Where a family is computed in bfloat16, that is on GPUs that multiply in it, else float16.
+    """
     if precision != AUTO:
         return precision
-    return ON_GPU if device.type == "cuda" else ON_CPU
+    if device.type != "cuda":
+        return ON_CPU
+    half = architecture.traits.half_precision
+    has_it = half == ON_GPU or torch.cuda.get_device_capability(device) >= BFLOAT16_FROM
+    return half if has_it else ON_GPU

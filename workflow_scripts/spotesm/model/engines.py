@@ -8,11 +8,11 @@ import torch
 from spotesm.base.failures import NoLocksError
 from spotesm.model.packed import PackedESM2
 from spotesm.model.reference import ReferenceEngine
+from spotesm.weights.architectures import PACKED, REFERENCE
 from spotesm.weights.manifest import Weights
 from spotesm.weights.prepared import Prepared, warn_unkept
 
 Engine = PackedESM2 | ReferenceEngine
-PACKED, REFERENCE = "packed", "reference"
 ENGINES: dict[str, type[Engine]] = {PACKED: PackedESM2, REFERENCE: ReferenceEngine}
 
 

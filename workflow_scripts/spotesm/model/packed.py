@@ -1,14 +1,13 @@
-"""ESM-2's forward pass over packed sequences: no padding token is ever computed.
+"""The forward pass over packed sequences: no padding token is ever computed.
 
 All sequences of a batch lie one after another along the token axis, (T, D). Linear layers and
-norms see one large matrix; attention looks at each sequence by itself. The arithmetic is that
-of fair-esm's `ESM2` (the reference of the tests); its language-model head and its contact head
-run only if they are asked for.
+norms see one large matrix; attention looks at each sequence by itself. What a family's layers
+compute before and after attention is in `layers`; the language-model head and the contact head run
+only if they are asked for.
 """
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Self
 
 import numpy as np
 import torch
@@ -18,16 +17,15 @@ from torch import Tensor, nn
 
 from spotesm.model.attention import choose_attention
 from spotesm.model.contacts import ContactMaps
-from spotesm.model.products import FusedProducts, Products, choose_products
-from spotesm.model.regions import Regions, choose_regions
+from spotesm.model.layers import LAYERS, Affine, Norm, below, fixed
+from spotesm.model.products import choose_products
+from spotesm.model.regions import choose_regions
 from spotesm.model.transfers import to_device
 from spotesm.request.outputs import CONTACTS, LOGITS, Outputs
 from spotesm.sequences.alphabet import EOS
-from spotesm.weights.architectures import REGRESSION, Architecture
+from spotesm.weights.architectures import REGRESSION, ROTARY_BASE, Architecture
 from spotesm.weights.layout import arrange
 from spotesm.weights.tensors import Source
-
-ROTARY_BASE = 10_000
 
 
 @dataclass(frozen=True)
@@ -36,7 +34,7 @@ class Activations:
 
     Attributes:
         hidden: by layer, (T, D) float32; layer 0 is the embedding, the last one is normed.
-        logits: (T, 33) float32, if asked for.
+        logits: (T, V) float32, if asked for; V is the family's `vocabulary`.
         contacts: for each sequence of l residues, (l, l) float32 probabilities, if asked for.
     """
 
@@ -46,7 +44,7 @@ class Activations:
 
 
 class PackedESM2(nn.Module):
-    """An ESM-2 encoder over tensors that lie as it multiplies them, on one device.
+    """A model over tensors that lie as it multiplies them, on one device.
 
     Matrix products run in `dtype`. The sum that every layer adds to, and the norms over it, stay
     in float32, so that half precision loses no more than what single products round away.
@@ -74,20 +72,22 @@ class PackedESM2(nn.Module):
         self.dtype = dtype
         self.device = device
         self.attention = choose_attention(device, dtype)
+        layer = LAYERS[architecture.family]
+        self.widest = layer.widest(architecture)
         self.products = choose_products(device, dtype, self.embedding_dim)
-        self.regions = choose_regions(device, dtype, self.embedding_dim, heads)
+        self.regions = choose_regions(device, dtype, architecture, layer.regions)
         self.description = f"packed, {self.attention.__name__}, {self.products.__name__}"
-        self.embedding = _fixed(tensors["embedding"])
+        self.embedding = fixed(tensors["embedding"])
         self.layers = nn.ModuleList(
-            PackedLayer(_below(tensors, f"layers.{number}."), heads, dtype)
+            layer(below(tensors, f"layers.{number}."), architecture, dtype)
             for number in range(layers)
         )
         self.final_norm = Norm.of(tensors, "final_norm")
-        logits = _below(tensors, "logits_head.")
+        logits = below(tensors, "logits_head.")
         self.logits_head = LogitsHead(logits) if logits else None
         self.contact_head = ContactPredictionHead(layers * heads, True, True, eos_idx=EOS)
         if REGRESSION[0] in tensors:
-            self.contact_head.load_state_dict(_below(tensors, "contact_head."))
+            self.contact_head.load_state_dict(below(tensors, "contact_head."))
         stored = tensors.get("rotation")
         frequencies = frequencies_of(self.head_dim) if stored is None else stored.cpu()
         self.rotations = Rotations(frequencies, device)
@@ -125,7 +125,8 @@ class PackedESM2(nn.Module):
         x = F.embedding(F.pad(tokens, (0, fill)), self.embedding)
         attend = self.attention(filled, self.device)
         rotation = self.rotations.of(filled)
-        products = self.products(len(x), self.embedding_dim, self.dtype, self.device)
+        memory = (len(x), self.embedding_dim, self.widest)
+        products = self.products(*memory, self.dtype, self.device)
         hidden = {0: x[:n_tokens]} if 0 in outputs.layers else {}
         maps = ContactMaps(self.contact_head, lengths if CONTACTS in outputs else [], self.device)
         depth = outputs.depth(self.n_layers)
@@ -147,74 +148,11 @@ class PackedESM2(nn.Module):
         return Activations(hidden, logits, maps.probabilities())
 
 
-class PackedLayer(nn.Module):
-    """A pre-norm transformer layer; query, key and value come from one product."""
-
-    def __init__(self, tensors: Mapping[str, Tensor], heads: int, dtype: torch.dtype) -> None:
-        super().__init__()
-        self.heads = heads
-        self.dtype = dtype
-        self.attention_norm = Norm.of(tensors, "attention_norm")
-        self.qkv_weight = _fixed(tensors["qkv_weight"])
-        self.qkv_bias = _fixed(tensors["qkv_bias"])
-        self.attention_out = Affine.of(tensors, "attention_out")
-        self.feed_forward_norm = Norm.of(tensors, "feed_forward_norm")
-        self.expand = Affine.of(tensors, "expand")
-        self.contract = Affine.of(tensors, "contract")
-
-    def before_attention(
-        self, x: Tensor, rotation: Tensor, products: Products | FusedProducts, regions: Regions
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Map (T, D) float32 to queries, keys and values, (T, heads, head_dim) each."""
-        norm = self.attention_norm
-        normed = regions.norm(x, norm.weight, norm.bias, norm.eps, self.dtype)
-        qkv = products.linear(normed, self.qkv_weight, self.qkv_bias)
-        qkv = qkv.unflatten(1, (3, self.heads, -1))
-        query, key = regions.rotate(qkv[:, :2], rotation).unbind(1)
-        return query, key, qkv[:, 2]
-
-    def after_attention(
-        self, x: Tensor, attended: Tensor, products: Products | FusedProducts, regions: Regions
-    ) -> Tensor:
-        """Return (T, D) float32 plus what attention and the feed-forward network say."""
-        out, expand, contract = self.attention_out, self.expand, self.contract
-        norm = self.feed_forward_norm
-        said = products.linear(attended.flatten(1), out.weight, out.bias)
-        x, normed = regions.add_norm(x, said, norm.weight, norm.bias, norm.eps)
-        wide = products.linear_gelu(normed, expand.weight, expand.bias)
-        return x.add_(products.linear(wide, contract.weight, contract.bias))
-
-
-class Affine(nn.Module):
-    """A weight and a bias that are there already: nothing is initialised."""
-
-    def __init__(self, weight: Tensor, bias: Tensor) -> None:
-        super().__init__()
-        self.weight = _fixed(weight)
-        self.bias = _fixed(bias)
-
-    @classmethod
-    def of(cls, tensors: Mapping[str, Tensor], name: str) -> Self:
-        """Take `NAME.weight` and `NAME.bias`."""
-        return cls(tensors[f"{name}.weight"], tensors[f"{name}.bias"])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the product plus the bias."""
-        return F.linear(x, self.weight, self.bias)
-
-
-class Norm(Affine):
-    """Layer normalisation over the last axis."""
-
-    eps = 1e-5
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Return the normed rows."""
-        return F.layer_norm(x, self.weight.shape, self.weight, self.bias, self.eps)
-
-
 class LogitsHead(nn.Module):
-    """The head of masked language modelling, as fair-esm's `RobertaLMHead`."""
+    """The head of masked language modelling: fair-esm's `RobertaLMHead`.
+
+    transformers' `EsmcMaskedLMHead` is the same.
+    """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -223,17 +161,8 @@ class LogitsHead(nn.Module):
         self.decoder = Affine(tensors["weight"], tensors["bias"])
 
     def forward(self, x: Tensor) -> Tensor:
-        """Map (T, D) to logits, (T, 33)."""
+        """Map (T, D) to logits, (T, V)."""
         return self.decoder(self.layer_norm(gelu(self.dense(x))))
-
-
-def _fixed(tensor: Tensor) -> nn.Parameter:
-    return nn.Parameter(tensor, requires_grad=False)
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return those whose names begin so, by the rest of their names."""
-    return {n.removeprefix(prefix): x for n, x in tensors.items() if n.startswith(prefix)}
 
 
 def frequencies_of(head_dim: int) -> Tensor:

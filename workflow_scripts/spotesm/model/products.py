@@ -1,8 +1,10 @@
-"""The matrix products of a layer: (T, K) times (N, K) transposed, plus a bias.
+"""The matrix products of a layer: (T, K) times (N, K) transposed, plus a bias if there is one.
 
 Two ways, one result: `Products` by PyTorch's public operations, and `FusedProducts` where oneDNN
 does more in one pass (bfloat16 on a CPU, and float32 in narrow models).
 """
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
@@ -20,24 +22,45 @@ class Products:
 
     rows_at_once = 1
 
-    def __init__(self, tokens: int, dim: int, dtype: torch.dtype, device: torch.device) -> None:
+    def __init__(
+        self, tokens: int, dim: int, widest: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """Take the memory.
+
+        Args:
+            dim: of the model.
+            widest: columns of the widest product.
+        """
         # Two products are alive at once: a wide one, and one as wide as the model.
-        self.wide = torch.empty(tokens * 4 * dim, dtype=dtype, device=device)
+        self.wide = torch.empty(tokens * widest, dtype=dtype, device=device)
         self.narrow = torch.empty(tokens * dim, dtype=dtype, device=device)
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return `F.linear` of (T, K), in `narrow` or `wide`, until the next product there."""
         memory = self.narrow if len(x) * len(weight) <= len(self.narrow) else self.wide
         out = memory[: len(x) * len(weight)].view(len(x), len(weight))
+        if bias is None:
+            return torch.mm(x, weight.t(), out=out)
         return torch.addmm(bias, x, weight.t(), out=out)
 
     def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Return the GELU of it, likewise."""
         return torch.ops.aten.gelu_(self.linear(x, weight, bias))
 
+    def linear_swiglu(
+        self, x: Tensor, weight: Tensor, swiglu: Callable[[Tensor], Tensor]
+    ) -> Tensor:
+        """Return the SwiGLU of it, (T, N / 2), likewise.
+
+        Args:
+            weight: of the gates, and below them of what they let through.
+            swiglu: of `Regions`.
+        """
+        return swiglu(self.linear(x, weight))
+
 
 class FusedProducts:
-    """The same by oneDNN itself, which adds the bias and applies GELU before it rounds.
+    """The same by oneDNN itself, which adds the bias and applies GELU or SwiGLU before it rounds.
 
     PyTorch's own way to it copies the bias first, and returns to memory before GELU. The operation
     is what PyTorch's compiler puts in place of linear layers; it is private, so a test watches it.
@@ -51,13 +74,19 @@ class FusedProducts:
     def __init__(self, *_: object) -> None:
         self.operation = torch.ops.mkldnn._linear_pointwise
 
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         """Return `F.linear` of (T, K), in new memory."""
         return self.operation(x, weight, bias, "none", [], "none")
 
     def linear_gelu(self, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
         """Return the GELU of it, the exact one by the error function."""
         return self.operation(x, weight, bias, "gelu", [], "none")
+
+    def linear_swiglu(self, x: Tensor, weight: Tensor, _: object) -> Tensor:
+        """Return the SwiGLU of it, (T, N / 2), which two products apply before they round."""
+        of_gates, of_values = weight.chunk(2)
+        gates = self.operation(x, of_gates, None, "swish", [], "none")
+        return self.operation.binary(x, gates, of_values, None, "mul")
 
 
 def choose_products(

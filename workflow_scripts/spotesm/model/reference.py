@@ -1,20 +1,17 @@
-"""fair-esm's own forward: behind the packed engine's interface, and as what we compare with."""
+"""fair-esm's own forward, of ESM-2 and ESM-1, behind the packed engine's interface."""
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import groupby
 
 import esm
-import numpy as np
 import torch
 from esm.model.esm1 import ProteinBertModel
 from esm.model.esm2 import ESM2
 from torch import Tensor
 
 from spotesm.model.packed import Activations, frequencies_of
-from spotesm.request.outputs import BOS, CONTACTS, LOGITS, MEAN, RESIDUES, Key, Outputs
+from spotesm.request.outputs import CONTACTS, LOGITS, Outputs
 from spotesm.weights.architectures import ESM1_POSITIONS, FREQUENCIES, NORM_BEFORE
 from spotesm.weights.tensors import Source
 
@@ -76,6 +73,9 @@ class ReferenceEngine:
 
     def __init__(self, model: FairESM, device: torch.device, dtype: torch.dtype) -> None:
         self.model = model.to(device, dtype).eval()
+        # ESM-1 scales embeddings by a number of float32, which makes them float32.
+        first = getattr(model, "emb_layer_norm_before", None) or model.layers[0]
+        first.register_forward_pre_hook(lambda _, given: (given[0].to(dtype), *given[1:]))
         self.n_layers = len(model.layers)
         self.embedding_dim = model.embed_tokens.embedding_dim
         self.dtype = dtype
@@ -117,65 +117,3 @@ class ReferenceEngine:
 def _join(groups: list[Tensor]) -> Tensor:
     """Lay (count, l, D) groups one after another, (T, D) float32."""
     return torch.cat([group.flatten(0, 1) for group in groups]).float()
-
-
-# -- one sequence at a time, as fair-esm's extract.py does it ------------------------------------
-
-
-@dataclass(frozen=True)
-class _Windows:
-    """What fair-esm gives for each window of one sequence."""
-
-    spans: Sequence[slice]
-    results: list[dict]
-
-    @cached_property
-    def coverage(self) -> np.ndarray:
-        covered = np.zeros((self.spans[-1].stop, 1), np.float32)
-        for span in self.spans:
-            covered[span] += 1
-        return covered
-
-    def layer(self, number: int | None) -> list[np.ndarray]:
-        return [result["representations"][number][0].numpy() for result in self.results]
-
-    def logits(self) -> list[np.ndarray]:
-        return [result["logits"][0].numpy() for result in self.results]
-
-    def average(self, windows: Sequence[np.ndarray]) -> np.ndarray:
-        """Average tokens (l + 2, D) of each window into residues (L, D)."""
-        total = np.zeros((len(self.coverage), windows[0].shape[1]), np.float32)
-        for span, tokens in zip(self.spans, windows, strict=True):
-            total[span] += tokens[1:-1]
-        return total / self.coverage
-
-
-# By output: what it should be; contacts are one map a window, (w, l, l).
-REFERENCE_VALUES: dict[str, Callable[[_Windows, int | None], np.ndarray]] = {
-    MEAN: lambda windows, layer: windows.average(windows.layer(layer)).mean(0),
-    BOS: lambda windows, layer: np.mean([tokens[0] for tokens in windows.layer(layer)], axis=0),
-    RESIDUES: lambda windows, layer: windows.average(windows.layer(layer)),
-    LOGITS: lambda windows, _: windows.average(windows.logits()),
-    CONTACTS: lambda windows, _: np.stack([r["contacts"][0].numpy() for r in windows.results]),
-}
-
-
-@torch.inference_mode()
-def reference_values(
-    model: FairESM, sequence: bytes, spans: Sequence[slice], keys: Sequence[str]
-) -> dict[str, np.ndarray]:
-    """Return what fair-esm tokenises and computes for the outputs `keys` of one sequence.
-
-    Args:
-        spans: which residues go through the model together.
-    """
-    wanted = {key: Key.parse(key) for key in keys}
-    layers = [one.layer for one in wanted.values() if one.layer is not None]
-    contacts = any(one.output.name == CONTACTS for one in wanted.values())
-    convert = ALPHABET.get_batch_converter()
-    tokens = [convert([("", sequence[span].decode())])[2] for span in spans]
-    results = [model(one, repr_layers=layers, return_contacts=contacts) for one in tokens]
-    windows = _Windows(spans, results)
-    return {
-        key: REFERENCE_VALUES[one.output.name](windows, one.layer) for key, one in wanted.items()
-    }

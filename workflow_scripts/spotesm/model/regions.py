@@ -1,4 +1,4 @@
-"""What a layer computes between its products: three regions, each over all tokens at once.
+"""What a layer computes between its products: regions, each over all tokens at once.
 
 A CPU runs them as they are. A GPU would read and write memory for every single operation of them,
 which holds the products up; there each region is compiled to one pass over memory.
@@ -8,12 +8,14 @@ import importlib.util
 import logging
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from spotesm.weights.architectures import Architecture
 
 log = logging.getLogger(__name__)
 
@@ -28,10 +30,10 @@ def norm(x: Tensor, weight: Tensor, bias: Tensor, eps: float, dtype: torch.dtype
 
 
 def add_norm(
-    x: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float
+    x: Tensor, y: Tensor, share: float, weight: Tensor, bias: Tensor, eps: float
 ) -> tuple[Tensor, Tensor]:
-    """Return (T, D) float32 plus what a product gave, and the layer norm of that, like `y`."""
-    x = x + y
+    """Return (T, D) float32 plus a share of what a product gave, and the layer norm, like `y`."""
+    x = torch.add(x, y, alpha=share)
     return x, F.layer_norm(x, weight.shape, weight, bias, eps).to(y.dtype)
 
 
@@ -55,17 +57,63 @@ def rotate_by_parts(x: Tensor, rotation: Tensor) -> Tensor:
     return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).to(x.dtype)
 
 
+def norm_rotate(x: Tensor, weight: Tensor, eps: float, rotation: Tensor) -> Tensor:
+    """Norm queries or keys (T, D) of paired features over all heads, and turn them by their places.
+
+    Args:
+        rotation: (T, head_dim / 2, 2), of each token.
+
+    Returns:
+        (T, heads, head_dim), like `x`, rounded once.
+    """
+    normed = F.layer_norm(x.float(), weight.shape, weight, None, eps)
+    pairs = torch.view_as_complex(normed.unflatten(-1, (-1, *rotation.shape[1:])))
+    turned = pairs.mul_(torch.view_as_complex(rotation)[:, None])
+    return torch.view_as_real(turned).flatten(-2).to(x.dtype)
+
+
+def norm_rotate_by_parts(x: Tensor, weight: Tensor, eps: float, rotation: Tensor) -> Tensor:
+    """Do the same in real numbers."""
+    normed = F.layer_norm(x.float(), weight.shape, weight, None, eps)
+    a, b = normed.unflatten(-1, (-1, rotation.shape[1], 2)).unbind(-1)
+    cos, sin = rotation[:, None].unbind(-1)
+    return torch.stack([a * cos - b * sin, a * sin + b * cos], -1).flatten(-2).to(x.dtype)
+
+
+def swiglu(x: Tensor) -> Tensor:
+    """Return what gates let through, (T, N / 2): the gates of (T, N), then what they are for.
+
+    Overwrites `x`.
+    """
+    gates, values = x.chunk(2, 1)
+    return torch.ops.aten.silu_(gates).mul_(values)
+
+
+def swiglu_anew(x: Tensor) -> Tensor:
+    """Do the same in new memory, in float32, rounded once."""
+    gates, values = x.float().chunk(2, 1)
+    return (F.silu(gates) * values).to(x.dtype)
+
+
 @dataclass(frozen=True)
 class Regions:
-    """The three, as they are called for each layer."""
+    """All of them, as they are called for each layer; no family has every one."""
 
     norm: Callable[..., Tensor] = norm
     add_norm: Callable[..., tuple[Tensor, Tensor]] = add_norm
     rotate: Callable[..., Tensor] = rotate
+    norm_rotate: Callable[..., Tensor] = norm_rotate
+    swiglu: Callable[..., Tensor] = swiglu
 
 
-def choose_regions(device: torch.device, dtype: torch.dtype, dim: int, heads: int) -> Regions:
-    """Return compiled regions on a GPU, if they compile and give what the plain ones do."""
+def choose_regions(
+    device: torch.device, dtype: torch.dtype, architecture: Architecture, used: Collection[str]
+) -> Regions:
+    """Return compiled regions on a GPU, if they compile and give what the plain ones do.
+
+    Args:
+        used: those that the model's layers have.
+    """
     plain = Regions()
     if device.type != "cuda":
         return plain
@@ -73,7 +121,7 @@ def choose_regions(device: torch.device, dtype: torch.dtype, dim: int, heads: in
     if missing is None:
         try:
             compiled = compile_regions()
-            _compare(plain, compiled, device, dtype, dim, heads)
+            _compare(plain, compiled, device, dtype, architecture, used)
         # A compiler fails in many ways, none of which must end a run.
         except Exception as error:
             missing = f"{type(error).__name__}: {str(error).partition(chr(10))[0]}"
@@ -86,7 +134,8 @@ def choose_regions(device: torch.device, dtype: torch.dtype, dim: int, heads: in
 
 def compile_regions() -> Regions:
     """Return the regions compiled, for any number of tokens."""
-    return Regions(*(_compile(region) for region in (norm, add_norm, rotate_by_parts)))
+    regions = (norm, add_norm, rotate_by_parts, norm_rotate_by_parts, swiglu_anew)
+    return Regions(*map(_compile, regions))
 
 
 def _compile(region: Callable) -> Callable:
@@ -118,14 +167,15 @@ def _compare(
     compiled: Regions,
     device: torch.device,
     dtype: torch.dtype,
-    dim: int,
-    heads: int,
+    architecture: Architecture,
+    used: Collection[str],
 ) -> None:
     """Run both on random numbers, of two numbers of tokens.
 
     Raises:
         ValueError: they differ by more than rounding.
     """
+    dim, heads = architecture.embedding_dim, architecture.attention_heads
     generator = torch.Generator().manual_seed(0)
 
     def random(*shape: int) -> Tensor:
@@ -136,19 +186,25 @@ def _compare(
     with torch.inference_mode():
         for tokens in TRIAL_TOKENS:
             x, y = random(tokens, dim), random(tokens, dim).to(dtype)
-            pairs = random(tokens, 2, heads, dim // heads).to(dtype)
             rotation = random(tokens, dim // heads // 2, 2)
-            # The compiled one first: the plain one overwrites what it turns.
-            theirs, ours = (
-                (
-                    own.rotate(pairs, rotation),
-                    own.norm(x, weight, bias, 1e-5, dtype),
-                    *own.add_norm(x, y, weight, bias, 1e-5),
-                )
-                for own in (compiled, plain)
-            )
-            for one, other in zip(ours, theirs, strict=True):
-                tolerance = 4 * torch.finfo(one.dtype).eps
-                if not torch.allclose(one, other, rtol=tolerance, atol=4 * tolerance):
-                    worst = (one.float() - other.float()).abs().max().item()
-                    raise ValueError(f"compiled, values differ by up to {worst:.1e}")
+            trials = {
+                "norm": (x, weight, bias, 1e-5, dtype),
+                "add_norm": (x, y, 0.9, weight, bias, 1e-5),
+                "rotate": (random(tokens, 2, heads, dim // heads).to(dtype), rotation),
+                "norm_rotate": (y, weight, 1e-5, rotation),
+                "swiglu": (random(tokens, 2 * architecture.feed_forward_dim).to(dtype),),
+            }
+            for name in used:
+                # The compiled one first: the plain one may overwrite what it is given.
+                theirs, ours = (getattr(own, name)(*trials[name]) for own in (compiled, plain))
+                if isinstance(ours, Tensor):
+                    ours, theirs = (ours,), (theirs,)
+                for one, other in zip(ours, theirs, strict=True):
+                    _check_close(one, other)
+
+
+def _check_close(one: Tensor, other: Tensor) -> None:
+    tolerance = 4 * torch.finfo(one.dtype).eps
+    if not torch.allclose(one, other, rtol=tolerance, atol=4 * tolerance):
+        worst = (one.float() - other.float()).abs().max().item()
+        raise ValueError(f"compiled, values differ by up to {worst:.1e}")

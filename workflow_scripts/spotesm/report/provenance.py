@@ -10,11 +10,19 @@ from spotesm.request.request import Request
 CITATIONS = {
     "esm2": "Lin et al. (2023) Evolutionary-scale prediction of atomic-level protein structure "
     "with a language model. Science 379:1123-1130. doi:10.1126/science.ade2574",
+    "esmc": "ESM Team (2024) ESM Cambrian: Revealing the mysteries of proteins with unsupervised "
+    "learning. evolutionaryscale.ai/blog/esm-cambrian",
     "esm1b": "Rives et al. (2021) Biological structure and function emerge from scaling "
     "unsupervised learning to 250 million protein sequences. PNAS 118:e2016239118. "
     "doi:10.1073/pnas.2016239118",
     "esm1v": "Meier et al. (2021) Language models enable zero-shot prediction of the effects of "
     "mutations on protein function. NeurIPS 34.",
+}
+LICENCES = {
+    "esm1": "MIT",
+    "esm2": "MIT",
+    "esmc": "MIT since 2026; copies fetched before came under the Cambrian Open (300M) or the "
+    "Cambrian Non-Commercial (600M) licence",
 }
 SOFTWARE = (("spotESM", "spotesm"), ("torch", "torch"), ("Python", "python"))
 LONG_SEQUENCES = {
@@ -56,6 +64,7 @@ def trace(
         rows=[
             ("model", f"{request.model}, {attributes['weights']} weights"),
             ("weights, sha256", attributes["weights_sha256"]),
+            ("licence of published weights", LICENCES[request.architecture.family]),
             ("outputs", ", ".join(request.select().keys)),
             ("precision", f"computed in {request.precision}, stored as {request.store_dtype}"),
             ("engine", request.engine),

@@ -13,13 +13,12 @@ from Bio.Data.CodonTable import unambiguous_dna_by_id
 
 from spotesm.base.failures import ConfigError, WeightsError
 from spotesm.base.paths import UNTRAINED, is_path_of_weights
-from spotesm.request.outputs import OUTPUTS
+from spotesm.request.outputs import CONTACTS, OUTPUTS
 from spotesm.request.request import Request
 from spotesm.request.schema import check_schema
 from spotesm.sequences.long_sequences import WHOLE, LongSequences
+from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.files import find_adapter, find_model, tell_kind
-
-ESM1_WINDOW = 1022  # its positions are learned, and there are 1,024 with BOS and EOS
 
 # A part is written when the first of these is reached; each can be overridden.
 CHECKPOINT_PRESETS = {
@@ -73,8 +72,10 @@ def check_config(given: Mapping) -> dict:
     _expand_paths(config)
     asked = deepcopy(config)
     check_schema(config)
+    _choose_window(config)
     request = Request.of_config(config)
     _check_datasets(config["datasets"])
+    _check_model(request)
     _check_windows(request)
     _check_layers(request)
     _check_adapter(config["model"])
@@ -214,6 +215,13 @@ def _check_adapter(model: Mapping) -> None:
         )
 
 
+def _choose_window(config: dict) -> None:
+    """Put the residues in place of `auto`: what the model was trained on."""
+    long = config["long_sequences"]
+    if long["window"] == "auto":
+        long["window"] = ARCHITECTURES[config["model"]["name"]].traits.window
+
+
 def _check_windows(request: Request) -> None:
     long = request.long_sequences
     if long.cuts and long.overlap >= long.window:
@@ -221,14 +229,22 @@ def _check_windows(request: Request) -> None:
             "config: long_sequences: overlap: must be smaller than window "
             f"({long.overlap} is not smaller than {long.window})"
         )
-    if request.architecture.family != "esm1":
-        return
-    if request.engine != "reference":
-        raise ConfigError(f"config: model: engine: {request.model} needs `engine: reference`")
-    if long.window > ESM1_WINDOW or long.policy == WHOLE:
+    family = request.architecture.traits
+    if family.learned_positions and (long.window > family.window or long.policy == WHOLE):
         raise ConfigError(
-            f"config: long_sequences: {request.model} sees at most {ESM1_WINDOW} residues at once; "
-            f"set window to {ESM1_WINDOW} or less, and a policy other than whole"
+            f"config: long_sequences: {request.model} sees at most {family.window} residues at "
+            f"once; set window to {family.window} or less, and a policy other than whole"
+        )
+
+
+def _check_model(request: Request) -> None:
+    engines = request.architecture.traits.engines
+    if request.engine not in engines:
+        raise ConfigError(f"config: model: engine: {request.model} needs `engine: {engines[0]}`")
+    if CONTACTS in request.outputs and not request.architecture.has_regression:
+        raise ConfigError(
+            f"config: outputs: contacts: {request.model} has no contact regression, nobody trained "
+            "one; take contacts out of outputs"
         )
 
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from spotesm.sequences.alphabet import VOCABULARY_SIZE
+from spotesm.weights.architectures import Architecture
 
 VALUES = "values"  # the second half of the key of an output that has no layers
 OFFSETS = "offsets"  # beside the keys of a ragged output: where each record's values begin
@@ -53,6 +53,21 @@ def pairs(residues: int) -> int:
     return residues * residues
 
 
+def dimensions(architecture: Architecture) -> int:
+    """As many numbers in a row as the model has dimensions."""
+    return architecture.embedding_dim
+
+
+def vocabulary(architecture: Architecture) -> int:
+    """As many as there are rows in the model's vocabulary."""
+    return architecture.traits.vocabulary
+
+
+def single(_: Architecture) -> int:
+    """One number in a row."""
+    return 1
+
+
 @dataclass(frozen=True)
 class Output:
     """What of an output differs from others.
@@ -62,7 +77,7 @@ class Output:
         fair_esm: as fair-esm's extract.py calls it.
         per_layer: whether each layer has its own; its keys are `NAME/LAYER`, else `NAME/values`.
         rows: how many rows a window (or a whole sequence) of so many residues has.
-        width: numbers in a row; None for the model's dimensions.
+        width: how many numbers a row of a model has.
         join: makes one array of a sequence out of those of its windows and their starts.
     """
 
@@ -70,7 +85,7 @@ class Output:
     fair_esm: str
     per_layer: bool
     rows: Callable[[int], int]
-    width: int | None
+    width: Callable[[Architecture], int]
     join: Callable[[Sequence[int], Windows], np.ndarray]
 
     @property
@@ -78,9 +93,9 @@ class Output:
         """Whether the number of rows depends on the sequence; others have one row a record."""
         return self.rows is not one
 
-    def shape(self, rows: int, dim: int) -> tuple[int, ...]:
-        """Return the shape of so many rows in a file, of a model of `dim` dimensions."""
-        width = self.width or dim
+    def shape(self, rows: int, architecture: Architecture) -> tuple[int, ...]:
+        """Return the shape of so many rows in a file, of a model."""
+        width = self.width(architecture)
         return (rows, width) if width > 1 else (rows,)
 
     def keys(self, layers: Sequence[int]) -> list[str]:
@@ -96,11 +111,11 @@ MEAN, BOS, RESIDUES, LOGITS, CONTACTS = "mean", "bos", "residues", "logits", "co
 OUTPUTS = {
     output.name: output
     for output in (
-        Output(MEAN, "mean_representations", True, one, None, add),
-        Output(BOS, "bos_representations", True, one, None, average),
-        Output(RESIDUES, "representations", True, every, None, average_residues),
-        Output(LOGITS, "logits", False, every, VOCABULARY_SIZE, average_residues),
-        Output(CONTACTS, "contacts", False, pairs, 1, concatenate),
+        Output(MEAN, "mean_representations", True, one, dimensions, add),
+        Output(BOS, "bos_representations", True, one, dimensions, average),
+        Output(RESIDUES, "representations", True, every, dimensions, average_residues),
+        Output(LOGITS, "logits", False, every, vocabulary, average_residues),
+        Output(CONTACTS, "contacts", False, pairs, single, concatenate),
     )
 }
 
@@ -151,8 +166,8 @@ class Outputs:
 
     Attributes:
         names: of `OUTPUTS`.
-        layers: as fair-esm counts them: 0 is the embedding, n the n-th layer, and the last one
-            comes after the final norm.
+        layers: as fair-esm and transformers count them: 0 is the embedding, n the n-th layer, and
+            the last one comes after the final norm.
         store_dtype: `float32` or `float16`, what values are stored in.
     """
 

@@ -60,7 +60,8 @@ def _filling_validator() -> type[Draft202012Validator]:
 
 
 def _read_text(value: object, rule: Mapping) -> object:
-    if not isinstance(value, str) or rule.get("type") not in ("integer", "number", "boolean"):
+    wanted = rule.get("type") or rule.get("else", {}).get("type")  # a number, or a word for one
+    if not isinstance(value, str) or wanted not in ("integer", "number", "boolean"):
         return value
     try:
         read = yaml.safe_load(value)
@@ -72,6 +73,8 @@ def _read_text(value: object, rule: Mapping) -> object:
 def _describe(error: ValidationError) -> str:
     where = ": ".join(map(str, error.absolute_path)) or "top level"
     hint = ""
+    if error.validator == "enum" and error.validator_value == ["auto"]:
+        return f"config: {where}: {error.instance!r} is neither a number nor 'auto'"
     if error.validator == "additionalProperties":
         known = list(error.schema["properties"])
         unknown = [str(name) for name in error.instance if name not in known]

@@ -60,12 +60,12 @@ def count_reused(census: Census, past: Past, request: Request, weights: Path) ->
 
 def count_bytes(census: Census, request: Request) -> int:
     """Return the bytes of the values in the merged file, before compression."""
-    outputs, dim = request.select(), request.architecture.embedding_dim
+    outputs = request.select()
     numbers = 0
     for key in outputs.keys:
         output = output_of(key)
         rows = request.count_rows(output, census.lengths)
-        numbers += census.estimate(rows * census.records_of) * (output.width or dim)
+        numbers += census.estimate(rows * census.records_of) * output.width(request.architecture)
     return numbers * outputs.dtype.itemsize
 
 
@@ -74,7 +74,8 @@ def measure_speed(request: Request, device: torch.device) -> float:
     """Return tokens/s on `device`, from a few layers of random numbers."""
     architecture, window = request.architecture, request.long_sequences.window
     # ESM-1b and ESM-1v cost what an ESM-2 of their shape does.
-    probe = untrained_source(replace(architecture, layers=PROBE_LAYERS, family="esm2"))
+    family = "esm2" if architecture.family == "esm1" else architecture.family
+    probe = untrained_source(replace(architecture, layers=PROBE_LAYERS, family=family))
     model = ENGINES[request.engine].of_source(probe, device, getattr(torch, request.precision))
     few = Outputs((MEAN,), (PROBE_LAYERS,))
     length = min(window, PROBE_RESIDUES) + SPECIAL_TOKENS
@@ -112,7 +113,7 @@ def plan_run(
     # A shard's job starts as this process did: Python, and the same imports.
     seconds_to_start = time.time() - psutil.Process().create_time()
     device, asked = find_device(), request.precision
-    request = request.resolve(resolve_precision(request.precision, device))
+    request = request.resolve(resolve_precision(request.precision, device, request.architecture))
     speed = measure_speed(request, device)
     table = Table(box=None, pad_edge=False)
     for name in COLUMNS:

@@ -5,17 +5,18 @@ Hu et al. 2021 (arXiv:2106.09685); rank-stabilised, alpha / sqrt(r): Kalajdzievs
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from torch import Tensor
 
 from spotesm.base.failures import WeightsError
-from spotesm.weights.architectures import LM_HEAD
+from spotesm.weights.architectures import FREQUENCIES, LM_HEAD
+from spotesm.weights.esmc import NAMING as ESMC_NAMING
 from spotesm.weights.files import ADAPTER_CONFIG, ModelFiles, read_settings
-from spotesm.weights.hugging_face import check_origin, fair_esm_name, is_harmless
-from spotesm.weights.settings import Must, check_settings
-from spotesm.weights.tensors import Read, Source, check_stored
+from spotesm.weights.hugging_face import NAMING as ESM_NAMING
+from spotesm.weights.settings import Must, check_origin, check_settings
+from spotesm.weights.tensors import Part, Read, Source, check_stored
 
 _MUSTS = {
     "peft_type": Must(("LORA",)),
@@ -32,7 +33,7 @@ _NO_NUMBERS = re.compile(
     "ensure_weight_tying"
 )
 _LORA = re.compile(r"(.+)\.lora_([AB])(\.default)?\.weight")
-_SHARED = ("embed_tokens.weight", LM_HEAD[0])
+_NAMINGS = {"esm1": ESM_NAMING, "esm2": ESM_NAMING, "esmc": ESMC_NAMING}
 
 
 def merge_adapter(base: Source, files: ModelFiles, tensors: Mapping[str, Read]) -> Source:
@@ -61,20 +62,24 @@ def merge_adapter(base: Source, files: ModelFiles, tensors: Mapping[str, Read]) 
         raise WeightsError(f"{config_path}: r is {rank}, and should be the rank of its matrices")
     scale = alpha / (rank**0.5 if config.get("use_rslora") else rank)
 
+    naming = _NAMINGS[base.architecture.family]
     pairs: dict[str, dict[str, Read]] = {}
     merged = dict(base.tensors)
     for name, read in tensors.items():
         lora = _LORA.fullmatch(name)
-        target = fair_esm_name(f"{lora[1]}.weight" if lora else name)
-        if target is None and is_harmless(lora[1] + ".weight" if lora else name):
+        module = f"{lora[1]}.weight" if lora else name
+        parts = naming.parts_of(module)
+        if not parts and naming.is_harmless(module):
             continue
-        if target not in merged or (lora and target in _SHARED):
+        if not _fits(parts, base, bool(lora)):
             raise WeightsError(f"{where}: {name} belongs to nothing in {base.where} that it fits")
         check_stored(where, name, read())
-        if lora:
-            pairs.setdefault(target, {})[lora[2]] = read
-        else:  # a module that was trained whole
-            merged[target] = read
+        for part in parts:
+            if not lora:  # a module that was trained whole
+                merged[part.name] = part.of(read)
+            else:  # where a tensor of the file is several of ours, they share A
+                own = read if lora[2] == "A" else part.of(read)
+                pairs.setdefault(part.name, {})[lora[2]] = own
     for target, pair in pairs.items():
         if pair.keys() != {"A", "B"}:
             raise WeightsError(f"{where}: half of the adapter of {target} is missing")
@@ -88,6 +93,13 @@ def merge_adapter(base: Source, files: ModelFiles, tensors: Mapping[str, Read]) 
         tensors=merged,
         files=base.files + files.all,
     )
+
+
+def _fits(parts: Sequence[Part], base: Source, is_lora: bool) -> bool:
+    """Whether the base has what an adapter names, in a form that can be changed by itself."""
+    shared = {"embed_tokens.weight"} | ({LM_HEAD[0]} if base.architecture.traits.tied else set())
+    names = {part.name for part in parts}
+    return bool(names) and names <= base.names - {FREQUENCIES} and not (is_lora and names & shared)
 
 
 def _check_pair(

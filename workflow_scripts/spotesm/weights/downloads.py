@@ -19,6 +19,7 @@ from spotesm.base.locks import hold_lock
 from spotesm.weights.files import (
     ADAPTER_CONFIG,
     CONFIG,
+    FIRST_RELEASE,
     find_adapter,
     find_model,
     regression_path,
@@ -157,7 +158,11 @@ def _shown(response: http.client.HTTPResponse, name: str, have: int, total: int)
 
 _SAID = [CONFIG, "vocab.txt", ADAPTER_CONFIG]
 _SAFE = [*_SAID, "model*.safetensors", "model.safetensors.index.json", "adapter_model.safetensors"]
-_OLDER = [*_SAID, "pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_model.bin"]
+_OLDER = [
+    *_SAID,
+    *("pytorch_model*.bin", "pytorch_model.bin.index.json", "adapter_model.bin"),
+    FIRST_RELEASE,
+]
 
 
 def download_snapshot(name: str, revision: str | None) -> Path:

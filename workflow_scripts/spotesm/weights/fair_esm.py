@@ -16,7 +16,7 @@ from torch import Tensor
 
 from spotesm.base.failures import WeightsError
 from spotesm.weights.architectures import FREQUENCIES, LM_HEAD, REGRESSION, Architecture
-from spotesm.weights.tensors import FAMILIES, Read, Source, gather, named_tensors, tie_decoder
+from spotesm.weights.tensors import Read, Source, check_family, gather, named_tensors, tie_decoder
 
 _PREFIX = re.compile(r"^(module\.|model\.|_orig_mod\.)*(encoder\.)?(sentence_encoder\.)?")
 _ROTARY = re.compile(r"layers\.\d+\.self_attn\.rot_emb\.inv_freq")
@@ -44,10 +44,7 @@ def open_fair_esm(path: Path, content: dict, architecture: Architecture) -> Sour
     """
     where = str(path)
     family, settings = _settings_of(where, content)
-    if family != architecture.family:
-        raise WeightsError(
-            f"{where}: holds {FAMILIES[family]}, but model: name is {FAMILIES[architecture.family]}"
-        )
+    check_family(where, family, architecture)
     heads = settings.get("encoder_attention_heads", architecture.attention_heads)
     if heads != architecture.attention_heads:
         raise WeightsError(

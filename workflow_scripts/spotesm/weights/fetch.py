@@ -11,9 +11,9 @@ from spotesm.base.failures import NoLocksError
 from spotesm.base.paths import HUB, PRETRAINED, UNTRAINED
 from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.downloads import download_pretrained, download_snapshot
-from spotesm.weights.hugging_face import check_origin
 from spotesm.weights.manifest import Weights, know, open_named
 from spotesm.weights.prepared import Prepared, default_folder, warn_unkept
+from spotesm.weights.settings import check_origin
 from spotesm.weights.tensors import check_finite
 
 log = logging.getLogger(__name__)
@@ -76,6 +76,9 @@ def _find(model: str, source: str, contacts: bool) -> tuple[str, str]:
     """Return what the weights are called for good, and their path; untrained ones have none."""
     if source == UNTRAINED:
         return UNTRAINED, ""
+    if source == PRETRAINED and (published := ARCHITECTURES[model].hub):
+        named, path = _find_hub(f"{HUB}{published}")
+        return f"{PRETRAINED}, {named}", path
     if source == PRETRAINED:
         regression = contacts and ARCHITECTURES[model].has_regression
         return PRETRAINED, str(download_pretrained(model, regression))

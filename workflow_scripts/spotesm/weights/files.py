@@ -18,6 +18,8 @@ OF_MODEL = (
 )
 OF_ADAPTER = ("adapter_model.safetensors", "adapter_model.bin")
 BESIDE = (CONFIG, "vocab.txt")
+# Where the repositories of ESM C's first release have their one file, without settings.
+FIRST_RELEASE = "data/weights/esmc_*.pth"
 
 
 class Kind(Enum):
@@ -66,13 +68,13 @@ def find_model(where: Path, with_adapter: bool = False) -> ModelFiles:
                 f"{where}: an adapter, not a model; give it as model: adapter, and the model that "
                 "it was trained on as model: weights"
             )
-        path = _first(where, OF_MODEL)
+        path = _first(where, OF_MODEL, FIRST_RELEASE)
         if adapted and not with_adapter:  # transformers would merge it
             raise WeightsError(
                 f"{where}: holds an adapter beside the model; name the folder as model: adapter, "
                 f"too, or {path.name} in it as model: weights to leave the adapter out"
             )
-        if not (where / CONFIG).is_file():
+        if not (where / CONFIG).is_file() and path.parent == where:
             raise WeightsError(f"{where}: no {CONFIG} in it; or name the weights file itself")
     else:
         path = where
@@ -100,10 +102,14 @@ def find_adapter(where: Path) -> ModelFiles:
     return ModelFiles((_first(folder, OF_ADAPTER),), (folder / ADAPTER_CONFIG,))
 
 
-def _first(folder: Path, names: tuple[str, ...]) -> Path:
+def _first(folder: Path, names: tuple[str, ...], pattern: str = "") -> Path:
+    """Return the first of the files that is there, or else the only one of a pattern."""
     for name in names:
         if (folder / name).is_file():
             return folder / name
+    others = [path for path in folder.glob(pattern) if path.is_file()] if pattern else []
+    if len(others) == 1:
+        return others[0]
     held = sorted(path.name for path in folder.glob("*") if path.is_file())
     raise WeightsError(
         f"{folder}: holds none of {', '.join(names)}; it holds {', '.join(held[:8]) or 'no file'}"

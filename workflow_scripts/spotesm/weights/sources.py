@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from spotesm.base.failures import WeightsError
 from spotesm.weights.adapters import merge_adapter
 from spotesm.weights.architectures import REGRESSION, Architecture
+from spotesm.weights.esmc import is_esmc, open_esmc
 from spotesm.weights.fair_esm import (
     add_regression,
     is_fair_esm,
@@ -29,7 +30,7 @@ from spotesm.weights.files import (
     regression_path,
     tell_kind,
 )
-from spotesm.weights.hugging_face import open_hugging_face
+from spotesm.weights.hugging_face import is_esm2, open_hugging_face
 from spotesm.weights.tensors import Read, Source, check_tensors, named_tensors
 
 
@@ -65,9 +66,13 @@ def _open_model(where: Path, files: ModelFiles, architecture: Architecture) -> S
     if is_fair_esm(content):
         return open_fair_esm(first, content, architecture)
     flat = [_read_flat(path) for path in files.tensors]
-    if len(flat) == 1 and files.other(CONFIG) is None and is_state_dict(flat[0]):
+    found = [pair for tensors in flat for pair in tensors.items()]
+    names = [name for name, _ in found]
+    # Where the names tell nothing, what is asked for does.
+    if is_esmc(names) or (architecture.family == "esmc" and not is_esm2(names)):
+        return open_esmc(str(where), files, found, architecture)
+    if len(flat) == 1 and files.other(CONFIG) is None and is_state_dict(names):
         return open_state_dict(str(where), files.tensors, flat[0], architecture)
-    found = (pair for tensors in flat for pair in tensors.items())
     return open_hugging_face(str(where), files, found, architecture)
 
 

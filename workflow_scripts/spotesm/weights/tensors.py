@@ -1,6 +1,7 @@
 """A model as named tensors: what every form of weights becomes, and what must hold of it."""
 
-from collections.abc import Callable, Iterable, Mapping
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,18 +11,23 @@ from torch import Tensor
 from spotesm.base.failures import WeightsError
 from spotesm.weights.architectures import (
     ARCHITECTURES,
+    FAMILIES,
     LM_HEAD,
     OPTIONAL,
     POSITIONS,
     REGRESSION,
+    ROTARY_BASE,
     Architecture,
     tensor_shapes,
 )
 
+log = logging.getLogger(__name__)
+
 Read = Callable[[], Tensor]
-FAMILIES = {"esm1": "an ESM-1b or ESM-1v (its positions are learned)", "esm2": "an ESM-2"}
 NAMED_AT_MOST = 4
 STORED_AS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+# A piece of a name that only one family's tensors have, or, in this order, the first of them.
+_TELLING = (("esm1", POSITIONS), ("esmc", "_layernorm."), ("esm2", "_layer_norm."))
 
 
 @dataclass(frozen=True)
@@ -31,10 +37,11 @@ class Source:
     Attributes:
         where: what the user calls it; for messages.
         architecture: the shape that it has.
-        tensors: what reads each tensor, by fair-esm's name without prefix; mapped from the file
+        tensors: what reads each tensor, by the names of `tensor_shapes`; mapped from the file
             where the format allows.
         files: all files that are read, those that hold tensors first.
-        token_dropout: whether embeddings are scaled as training with masks wants it.
+        token_dropout: whether embeddings are scaled as training with masks wants it, in families
+            that know of it.
     """
 
     where: str
@@ -61,6 +68,90 @@ class Source:
     def has_contacts(self) -> bool:
         """Whether the contact regression is there."""
         return self.names.issuperset(REGRESSION)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What a tensor of a file is to us: one of ours, or some of its rows are.
+
+    Attributes:
+        name: of `tensor_shapes`.
+        index: which of the shares, from 0.
+        shares: in how many shares of as many rows the file's tensor falls.
+    """
+
+    name: str
+    index: int = 0
+    shares: int = 1
+
+    def of(self, read: Read) -> Read:
+        """Return what reads these rows."""
+        if self.shares == 1:
+            return read
+        return lambda: _share_of(read(), self.index, self.shares)
+
+
+def _share_of(tensor: Tensor, index: int, shares: int) -> Tensor:
+    # Rows that do not fall into equal shares leave one of another shape, which is refused.
+    return tensor.tensor_split(shares)[index] if tensor.dim() else tensor
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How files name the tensors of a family.
+
+    Attributes:
+        parts_of: what a tensor of that name is to us; nothing if it is not known.
+        is_harmless: whether one that is not known has no part in any output.
+    """
+
+    parts_of: Callable[[str], tuple[Part, ...]]
+    is_harmless: Callable[[str], bool]
+
+
+def rename(
+    where: str, found: Iterable[tuple[str, Read]], naming: Naming, models: str
+) -> Iterator[tuple[str, str, Read]]:
+    """Yield our name, the file's, and what reads the tensor.
+
+    Args:
+        models: what has such tensors; for messages.
+
+    Raises:
+        WeightsError: there is one that no such model has, or an adapter that is not merged.
+    """
+    left_out, unknown = [], []
+    for name, read in found:
+        if "lora_" in name or ".base_layer." in name:
+            raise WeightsError(
+                f"{where}: holds an adapter that is not merged ({name}); save the model after "
+                "peft's merge_and_unload, or give the base as model: weights and the folder that "
+                "peft wrote as model: adapter"
+            )
+        parts = naming.parts_of(name)
+        yield from ((part.name, name, part.of(read)) for part in parts)
+        if not parts:
+            (left_out if naming.is_harmless(name) else unknown).append(name)
+    if unknown:
+        raise WeightsError(
+            f"{where}: holds {', '.join(sorted(unknown)[:4])}, which no {models} has; it is "
+            "another model, or a part of one"
+        )
+    if left_out:
+        log.info("%s: has no part in any output: %s", where, ", ".join(sorted(left_out)))
+
+
+def check_family(where: str, family: str, architecture: Architecture, says: str = "holds") -> None:
+    """Check that what a file holds, or says, is of the family that is asked for.
+
+    Raises:
+        WeightsError: it is not.
+    """
+    if family != architecture.family:
+        raise WeightsError(
+            f"{where}: {says} {FAMILIES[family].title}, but model: name is "
+            f"{architecture.traits.title}"
+        )
 
 
 def named_tensors(where: str, content: Mapping[object, object]) -> dict[str, Tensor]:
@@ -120,6 +211,19 @@ def gather(where: str, found: Iterable[tuple[str, str, Read]]) -> dict[str, Read
     return tensors
 
 
+def check_frequencies(where: str, found: Tensor) -> None:
+    """Check that rotary frequencies are those of the formula.
+
+    Half precision rounds them by up to 0.4%.
+
+    Raises:
+        WeightsError: they are others.
+    """
+    exponents = torch.arange(len(found)) / len(found)
+    if not torch.allclose(found.float(), 1.0 / ROTARY_BASE**exponents, rtol=1e-2, atol=0):
+        raise WeightsError(f"{where}: its rotary frequencies are not those of ESM models")
+
+
 def tie_decoder(where: str, tensors: dict[str, Read], tied: bool = True, hint: str = "") -> None:
     """Give the head its decoder, which is the token embedding unless the model says otherwise.
 
@@ -149,12 +253,8 @@ def check_tensors(source: Source) -> None:
         WeightsError: it is of another family or shape, or tensors are missing or too many.
     """
     where, wanted = source.where, tensor_shapes(source.architecture)
-    family = "esm1" if POSITIONS in source.names else "esm2"
-    if family != source.architecture.family:
-        raise WeightsError(
-            f"{where}: holds {FAMILIES[family]}, but model: name is "
-            f"{FAMILIES[source.architecture.family]}"
-        )
+    family = _family_of(source)
+    check_family(where, family, source.architecture)
     other = _shape_of(source)
     if other and other != (source.architecture.layers, source.architecture.embedding_dim):
         raise WeightsError(
@@ -180,6 +280,14 @@ def check_tensors(source: Source) -> None:
     for name in sorted(source.names):
         if (shape := tuple(source.get(name).shape)) != wanted[name]:
             raise WeightsError(f"{where}: {name} is {shape}, and should be {wanted[name]}")
+
+
+def _family_of(source: Source) -> str:
+    """Return the family whose names the tensors have; that asked for where nothing tells."""
+    for family, telling in _TELLING:
+        if any(telling in name for name in source.names):
+            return family
+    return source.architecture.family
 
 
 def _shape_of(source: Source) -> tuple[int, int] | None:

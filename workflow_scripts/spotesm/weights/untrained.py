@@ -28,7 +28,8 @@ def untrained_source(architecture: Architecture) -> Source:
     tensors: dict[str, Callable[[], Tensor]] = {
         name: partial(_draw, name, shape) for name, shape in shapes.items()
     }
-    tensors[LM_HEAD[0]] = tensors["embed_tokens.weight"]
+    if architecture.traits.tied:
+        tensors[LM_HEAD[0]] = tensors["embed_tokens.weight"]
     return Source(UNTRAINED, architecture, tensors)
 
 
