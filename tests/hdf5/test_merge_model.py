@@ -32,8 +32,10 @@ from spotesm.sequences.digests import digest_sequence, digests_of
 from spotesm.sequences.reasons import EMPTY, NOT_FINITE, OUT_OF_MEMORY, Reason
 from spotesm.sequences.rejected import read_rejected, writing_rejected
 from spotesm.sequences.sharding import Shard
+from spotesm.weights.architectures import ARCHITECTURES
 
-DIM = 320  # as the model's table says
+SHAPE = ARCHITECTURES["esm2_t6_8M_UR50D"]
+DIM = SHAPE.embedding_dim
 MOST_SEQUENCES = 7
 BY_SPLIT = -1
 ALL = ("mean", "bos", "residues", "logits", "contacts")
@@ -74,7 +76,7 @@ class Dataset:
         """What belongs to a sequence: (1 or l or l * l rows, width)."""
         output, length = output_of(key), i + 1
         rows = {"mean": 1, "bos": 1, "contacts": length * length}.get(output.name, length)
-        width = output.width or DIM
+        width = output.width(SHAPE)
         numbers = np.arange(rows * width) % 89 + 100 * i + 10 * self.keys.index(key)
         return numbers.reshape(rows, width).astype(self.request.store_dtype)
 
@@ -120,7 +122,7 @@ class Dataset:
                 rows[key] = np.concatenate([self.values(key, i) for i in which])
             elif any(map(len, parts)):
                 values = np.concatenate(parts)
-                values = values.ravel() if output_of(key).width == 1 else values
+                values = values.ravel() if output_of(key).width(SHAPE) == 1 else values
                 ragged[key] = Ragged(values, np.array([len(part) for part in parts]))
         windows = np.array([self.fates[i] is None for i in which], np.int32)
         digests = digests_of(map(self.sequence, which))
@@ -163,7 +165,7 @@ def assert_is(dataset: Dataset, job: MergeJob, summary: dict) -> None:
             sums = [zlib.crc32(part.tobytes()) for part in parts]
             assert file[f"checksums/{key}"][:].tolist() == sums
             expected = np.concatenate(parts) if parts else np.empty((0, DIM))
-            expected = expected.ravel() if output.width == 1 else expected
+            expected = expected.ravel() if output.width(SHAPE) == 1 else expected
             np.testing.assert_array_equal(file[key][:], expected, strict=bool(parts))
             if output.ragged:
                 offsets = np.cumsum([0, *map(len, parts)]).tolist()

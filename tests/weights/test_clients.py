@@ -9,8 +9,9 @@ from typing import ClassVar
 
 import pytest
 import torch
+from models import TINY_ESM1
 from safetensors.torch import load_file, save_file
-from source_contract import SEQUENCE, TINY, TINY_ESM1, SourceTests, Tensors, Values
+from source_contract import SEQUENCE, TINY, SourceTests, Tensors, Values
 from spotesm.base.failures import WeightsError
 from spotesm.sequences.alphabet import tokenise
 from spotesm.weights import hugging_face

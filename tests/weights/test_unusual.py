@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 from hub import esm_config
-from models import write_fair_esm
+from models import TINY_ESM1, write_fair_esm
 from safetensors import SafetensorError
 from safetensors.torch import save_file
-from source_contract import TINY, TINY_ESM1
+from source_contract import TINY
 from spotesm.base.failures import WeightsError
 from spotesm.weights import downloads, prepared
 from spotesm.weights.architectures import REGRESSION

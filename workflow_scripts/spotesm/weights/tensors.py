@@ -291,11 +291,13 @@ def _family_of(source: Source) -> str:
 
 
 def _shape_of(source: Source) -> tuple[int, int] | None:
+    """Return layers and dimensions; None where some tensors are missing, which is better said."""
     numbers = {int(name.split(".")[1]) for name in source.names if name.startswith("layers.")}
-    if not numbers or "embed_tokens.weight" not in source.names:
+    behind = {name for name in tensor_shapes(source.architecture) if not name.startswith("layers.")}
+    if not numbers or behind - set().union(*OPTIONAL) - source.names:
         return None
     if numbers != set(range(len(numbers))):
-        return None  # some are missing, which is the better thing to say
+        return None
     return len(numbers), source.get("embed_tokens.weight").shape[-1]
 
 
