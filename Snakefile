@@ -1,4 +1,4 @@
-# spotESM: ESM-2 protein embeddings on GPUs that may be taken away at any moment.
+# spotESM: ESM-2 and ESM C protein embeddings on GPUs that may be taken away at any moment.
 #
 #   snakemake --cores all --resources gpu=4
 #

@@ -20,7 +20,7 @@ from spotesm.machine.allocator import keep_freed_memory
 from spotesm.model.batching import plan_batches
 from spotesm.model.budget import choose_token_budget
 from spotesm.model.encoder import Batch, Encoder
-from spotesm.model.packed import PackedESM2, frequencies_of
+from spotesm.model.packed import PackedModel, frequencies_of
 from spotesm.model.reference import fair_esm_model
 from spotesm.request.outputs import Outputs
 from spotesm.sequences.long_sequences import LongSequences
@@ -93,7 +93,7 @@ def spotesm_contestant(source: Source, device: torch.device, dtype: torch.dtype)
     """Our packed forward, batched as `embed_shard` does."""
     if device.type == "cpu":
         keep_freed_memory()
-    packed = PackedESM2.of_source(source, device, dtype)
+    packed = PackedModel.of_source(source, device, dtype)
     outputs = Outputs(("mean",), (packed.n_layers,))
     long_sequences = LongSequences("window", MOST_RESIDUES, 0, "reject")
     encoder = Encoder(lambda _: packed, dtype, outputs, long_sequences)

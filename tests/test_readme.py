@@ -47,6 +47,7 @@ NEEDS = {
 DRY = {
     "spotESM/.venv/bin/spotesm embed my.fasta": "--dry-run",
     "spotesm embed my.fasta --model esm2_t12_35M_UR50D": "--dry-run",
+    "spotesm embed my.fasta --model esmc_600m": "--dry-run",
     "spotesm plan my.fasta": "-- --dry-run",
     "spotesm embed my.fasta --reuse results/demo/embeddings.h5": "--dry-run",
     "spotesm embed my.fasta --outputs mean,residues --layers 0,33 --gpus 4": "--dry-run",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from spotesm.model.encoder import Batch, Encoder
-from spotesm.model.packed import PackedESM2
+from spotesm.model.packed import PackedModel
 from spotesm.request.outputs import Outputs
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.weights.architectures import ARCHITECTURES
@@ -36,7 +36,7 @@ def outputs_of(model: str, precision: str) -> Iterator[tuple[str, np.ndarray]]:
     """Yield each output, all proteins laid one after another."""
     source = untrained_source(ARCHITECTURES[model])
     dtype = getattr(torch, precision)
-    packed = PackedESM2.of_source(source, CUDA, dtype)
+    packed = PackedModel.of_source(source, CUDA, dtype)
     outputs = Outputs(("mean", "bos", "residues", "logits", "contacts"), (packed.n_layers,))
     windows = LongSequences("window", 1022, 0, "reject")
     rng = random.Random(1)

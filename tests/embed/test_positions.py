@@ -17,7 +17,7 @@ from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
 from spotesm.hdf5.shard_file import ShardWriter
 from spotesm.machine.preemption import Preempted
-from spotesm.model.packed import PackedESM2
+from spotesm.model.packed import PackedModel
 from tiny_shard import RECORDS, N, job_beside, lay_out_parts, resume, sequences_in, values_of
 
 PLACES = (0, N // 2, N - 2)  # the last record is too long for the model
@@ -33,10 +33,10 @@ def job(whole: ShardJob, tmp_path: Path) -> ShardJob:
 @pytest.fixture
 def fail(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[str], None]]:
     """Faults on demand, which replace those before."""
-    forward, replace = PackedESM2.forward, os.replace
+    forward, replace = PackedModel.forward, os.replace
 
     def install(specification: str) -> None:
-        monkeypatch.setattr(PackedESM2, "forward", forward)
+        monkeypatch.setattr(PackedModel, "forward", forward)
         monkeypatch.setattr(os, "replace", replace)
         faults.install(specification)
 
@@ -109,10 +109,10 @@ def test_a_poisonous_sequence_is_isolated_and_rejected(
 
 def test_an_unbroken_run_has_so_many_passes(job: ShardJob, fail: Callable, tmp_path: Path) -> None:
     calls: list[int] = []
-    forward = PackedESM2.forward
+    forward = PackedModel.forward
     fail("")
     with pytest.MonkeyPatch.context() as monkeypatch:
-        monkeypatch.setattr(PackedESM2, "forward", lambda *args: calls.append(1) or forward(*args))
+        monkeypatch.setattr(PackedModel, "forward", lambda *args: calls.append(1) or forward(*args))
         embed_shard(job)
     assert len(calls) == PASSES
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 import pytest
 import torch
 from spotesm.model import encoder
-from spotesm.model.packed import Activations, PackedESM2
+from spotesm.model.packed import Activations, PackedModel
 from spotesm.request.outputs import Outputs
 
 Hook = Callable[[torch.Tensor], None]
@@ -62,7 +62,7 @@ class OnGPU:
 
     device = torch.device("cuda", 0)
 
-    def __init__(self, model: PackedESM2, gpu: FakeGPU) -> None:
+    def __init__(self, model: PackedModel, gpu: FakeGPU) -> None:
         self.model, self.gpu = model, gpu
 
     def __getattr__(self, name: str) -> object:

@@ -8,7 +8,7 @@ import esm
 import torch
 from esm.model.esm1 import ProteinBertModel
 from esm.model.esm2 import ESM2
-from spotesm.model.packed import PackedESM2
+from spotesm.model.packed import PackedModel
 from spotesm.model.reference import FairESM, ReferenceEngine, fair_esm_model
 from spotesm.weights.architectures import ESM1_POSITIONS, FREQUENCIES, Architecture
 from spotesm.weights.files import regression_path
@@ -65,8 +65,8 @@ def source_of_esmc(model: Any, shape: Architecture) -> Source:
     return Source("a model in memory", shape, tensors)
 
 
-def packed(model: ESM2, dtype: torch.dtype, device: torch.device = CPU) -> PackedESM2:
-    return PackedESM2.of_source(source_of(model), device, dtype)
+def packed(model: ESM2, dtype: torch.dtype, device: torch.device = CPU) -> PackedModel:
+    return PackedModel.of_source(source_of(model), device, dtype)
 
 
 def reference(model: ESM2, dtype: torch.dtype) -> ReferenceEngine:

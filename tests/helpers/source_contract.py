@@ -11,7 +11,7 @@ from models import CPU, TINY
 from safetensors.torch import load_file, save_file
 from spotesm.base.failures import WeightsError
 from spotesm.model.independent import independent_forward
-from spotesm.model.packed import PackedESM2
+from spotesm.model.packed import PackedModel
 from spotesm.model.reference import FairESM
 from spotesm.request.outputs import Outputs
 from spotesm.sequences.alphabet import tokenise
@@ -137,7 +137,7 @@ class SourceTests:
             torch.testing.assert_close(values[name], expected, rtol=0, atol=self.tolerance)
         if PACKED not in self.architecture.traits.engines:
             return
-        engine = PackedESM2.of_source(source, CPU, torch.float32)
+        engine = PackedModel.of_source(source, CPU, torch.float32)
         tokens = torch.from_numpy(tokenise(SEQUENCE)).long()
         kinds = ("residues", *(kind for kind in ("logits", "contacts") if kind in wanted))
         last = self.architecture.layers

@@ -8,7 +8,8 @@ import pytest
 import torch
 from spotesm.base.failures import DeviceError, UserError, may_pass
 from spotesm.machine import devices
-from spotesm.machine.devices import lease_one, open_gpu
+from spotesm.machine.devices import lease_one, open_gpu, resolve_precision
+from spotesm.weights.architectures import ARCHITECTURES
 
 GPUS = ["GPU-aaaa", "GPU-bbbb", "GPU-cccc"]
 
@@ -99,3 +100,25 @@ def test_a_stop_ends_the_wait(tmp_path: Path) -> None:
     with lease_one(["GPU-aaaa"], tmp_path, stop), pytest.raises(Asked):  # noqa: SIM117
         with lease_one(["GPU-aaaa"], tmp_path, stop):
             pass
+
+
+@pytest.mark.parametrize(
+    ("model", "capability", "expected"),
+    [
+        ("esm2_t33_650M_UR50D", (9, 0), "float16"),
+        ("esm2_t33_650M_UR50D", (7, 5), "float16"),
+        ("esmc_600m", (9, 0), "bfloat16"),
+        ("esmc_600m", (8, 0), "bfloat16"),
+        ("esmc_600m", (7, 5), "float16"),
+        ("esm1b_t33_650M_UR50S", (9, 0), "float16"),
+    ],
+)
+def test_auto_is_what_the_model_and_the_gpu_have(
+    monkeypatch: pytest.MonkeyPatch, model: str, capability: tuple[int, int], expected: str
+) -> None:
+    shape = ARCHITECTURES[model]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: capability)
+    assert resolve_precision("auto", torch.device("cuda", 0), shape) == expected
+    assert resolve_precision("auto", torch.device("cpu"), shape) == "float32"
+    for asked in ("float32", "bfloat16", "float16"):
+        assert resolve_precision(asked, torch.device("cuda", 0), shape) == asked

@@ -28,6 +28,8 @@ def test_parameters_are_those_of_fair_esm() -> None:
         ("esm2_t33_650M_UR50D", "float32", 2_604),
         ("esm2_t36_3B_UR50D", "auto", 5_678),
         ("esm2_t48_15B_UR50D", "float16", 30_217),
+        ("esmc_300m", "float32", 1_332),
+        ("esmc_6b", "auto", 12_704),
     ],
 )
 def test_memory_is_that_of_the_weights_and_some(model: str, precision: str, weights: int) -> None:

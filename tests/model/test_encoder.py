@@ -9,7 +9,7 @@ import torch
 from models import packed
 from sequences import MEAN, WINDOWED, embed_residues, random_sequence
 from spotesm.model.encoder import Batch, Encoder
-from spotesm.model.packed import Activations, PackedESM2
+from spotesm.model.packed import Activations, PackedModel
 from spotesm.request.outputs import Outputs
 from spotesm.sequences.long_sequences import LongSequences
 
@@ -17,7 +17,7 @@ Reference = Callable[[str], np.ndarray]
 CPU = torch.device("cpu")
 
 
-def load(model: esm.model.esm2.ESM2) -> Callable[[torch.dtype], PackedESM2]:
+def load(model: esm.model.esm2.ESM2) -> Callable[[torch.dtype], PackedModel]:
     return lambda dtype: packed(model, dtype)
 
 
@@ -156,7 +156,7 @@ def test_half_precision_is_close(
 class Crowded:
     """A model on a device that has room for so many tokens only."""
 
-    def __init__(self, model: PackedESM2, room: int) -> None:
+    def __init__(self, model: PackedModel, room: int) -> None:
         self.model, self.room, self.tried = model, room, []
 
     def __getattr__(self, name: str) -> object:

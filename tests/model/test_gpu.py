@@ -12,7 +12,7 @@ from sequences import MEAN, WINDOWED, random_sequence
 from spotesm.model.attention import PaddedAttention, VarlenAttention
 from spotesm.model.budget import choose_token_budget
 from spotesm.model.encoder import Batch, Encoder
-from spotesm.model.packed import PackedESM2
+from spotesm.model.packed import PackedModel
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -22,7 +22,7 @@ LENGTHS = (1022, 640, 300, 300, 120, 33, 33, 2, 1)
 
 
 @pytest.fixture
-def load(fair_esm: esm.model.esm2.ESM2) -> Callable[[torch.dtype], PackedESM2]:
+def load(fair_esm: esm.model.esm2.ESM2) -> Callable[[torch.dtype], PackedModel]:
     return lambda dtype: packed(fair_esm, dtype, CUDA)
 
 
@@ -51,7 +51,7 @@ def embed(encoder: Encoder, batches: list[list[str]], token_budget: int) -> np.n
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 def test_equals_fair_esm(
-    load: Callable[[torch.dtype], PackedESM2],
+    load: Callable[[torch.dtype], PackedModel],
     sequences: list[str],
     reference_residues: Reference,
     dtype: torch.dtype,
@@ -70,7 +70,7 @@ def test_equals_fair_esm(
 
 
 def test_the_same_batch_gives_the_same_bits(
-    load: Callable[[torch.dtype], PackedESM2], sequences: list[str]
+    load: Callable[[torch.dtype], PackedModel], sequences: list[str]
 ) -> None:
     first = embed(Encoder(load, torch.float16, MEAN, WINDOWED), [sequences], 4096)
     second = embed(Encoder(load, torch.float16, MEAN, WINDOWED), [sequences], 4096)
@@ -79,7 +79,7 @@ def test_the_same_batch_gives_the_same_bits(
 
 @pytest.mark.usefixtures("little_memory")
 def test_real_memory_runs_out_and_the_batch_is_halved(
-    load: Callable[[torch.dtype], PackedESM2], reference_residues: Reference
+    load: Callable[[torch.dtype], PackedModel], reference_residues: Reference
 ) -> None:
     rng = random.Random(14)
     sequences = [random_sequence(rng, 500) for _ in range(64)]
@@ -94,7 +94,7 @@ def test_real_memory_runs_out_and_the_batch_is_halved(
 
 
 def test_the_token_budget_is_a_power_of_two_that_fits(
-    load: Callable[[torch.dtype], PackedESM2],
+    load: Callable[[torch.dtype], PackedModel],
 ) -> None:
     model = load(torch.float16)
     budget = choose_token_budget(model, MEAN, window=1022)

@@ -13,7 +13,7 @@ from models import load_model, packed, source_of, write_fair_esm
 from sequences import WINDOWED, random_sequence
 from shards import make_request
 from spotesm.model.encoder import Batch, Encoder
-from spotesm.model.packed import PackedESM2
+from spotesm.model.packed import PackedModel
 from spotesm.model.reference import ReferenceEngine
 from spotesm.request.outputs import Outputs
 from spotesm.request.results import Results
@@ -23,13 +23,13 @@ from spotesm.weights.architectures import Architecture
 CPU = torch.device("cpu")
 LAYERS = tuple(range(7))
 ALL = Outputs(("mean", "bos", "residues", "logits", "contacts"), LAYERS)
-ENGINES = (PackedESM2, ReferenceEngine)
+ENGINES = (PackedModel, ReferenceEngine)
 
 
 @pytest.fixture(params=ENGINES, ids=lambda engine: engine.__name__)
 def load(
     request: pytest.FixtureRequest, fair_esm: esm.model.esm2.ESM2
-) -> Callable[[torch.dtype], PackedESM2 | ReferenceEngine]:
+) -> Callable[[torch.dtype], PackedModel | ReferenceEngine]:
     return lambda dtype: request.param.of_source(source_of(fair_esm), CPU, dtype)
 
 
@@ -74,11 +74,11 @@ def assert_close(actual: dict[str, np.ndarray], expected: dict[str, np.ndarray])
 
 
 def test_each_output_equals_fair_esms(
-    load: Callable[[torch.dtype], PackedESM2], fair_esm: esm.model.esm2.ESM2
+    load: Callable[[torch.dtype], PackedModel], fair_esm: esm.model.esm2.ESM2
 ) -> None:
     rng = random.Random(60)
     encoder = Encoder(load, torch.float32, ALL, WINDOWED)
-    longest = 1022 if isinstance(encoder.model, PackedESM2) else 200  # theirs is theirs
+    longest = 1022 if isinstance(encoder.model, PackedModel) else 200  # theirs is theirs
     sequences = [random_sequence(rng, n) for n in (longest, 57, 57, 8, 2, 1)]
     results = embed(encoder, sequences)
     assert results.reasons == [None] * len(sequences)
@@ -89,7 +89,7 @@ def test_each_output_equals_fair_esms(
 
 @pytest.mark.parametrize("token_budget", [4096, 60])
 def test_windows_are_stitched_residue_by_residue(
-    load: Callable[[torch.dtype], PackedESM2], fair_esm: esm.model.esm2.ESM2, token_budget: int
+    load: Callable[[torch.dtype], PackedModel], fair_esm: esm.model.esm2.ESM2, token_budget: int
 ) -> None:
     sequence = random_sequence(random.Random(61), 131)
     starts, window = (0, 35, 70, 81), 50
@@ -117,7 +117,10 @@ def test_windows_are_stitched_residue_by_residue(
 
 @pytest.mark.parametrize(("policy", "seen"), [("truncate", 50), ("whole", 131)])
 def test_truncated_and_whole(
-    load: Callable[[torch.dtype], PackedESM2], fair_esm: esm.model.esm2.ESM2, policy: str, seen: int
+    load: Callable[[torch.dtype], PackedModel],
+    fair_esm: esm.model.esm2.ESM2,
+    policy: str,
+    seen: int,
 ) -> None:
     sequence = random_sequence(random.Random(62), 131)
     long = LongSequences(policy, 50, 15, "reject")

@@ -106,7 +106,7 @@ def test_batches_are_filled_up_to_few_numbers_of_rows(
 
 def model_by(
     fair_esm: esm.model.esm2.ESM2, monkeypatch: pytest.MonkeyPatch, way: type
-) -> engine.PackedESM2:
+) -> engine.PackedModel:
     monkeypatch.setattr(engine, "choose_products", lambda *_: way)
     return packed(fair_esm, torch.float32)
 

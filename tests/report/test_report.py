@@ -226,6 +226,7 @@ def test_provenance_says_how_to_cite_and_load() -> None:
     assert dict(provenance.rows) == {
         "model": "esm2_t6_8M_UR50D, untrained weights",
         "weights, sha256": "ab" * 32,
+        "licence of published weights": "MIT",
         "outputs": "mean/6",
         "precision": "computed in float32, stored as float32",
         "engine": "packed",
@@ -241,7 +242,10 @@ def test_provenance_says_how_to_cite_and_load() -> None:
 
 @pytest.mark.parametrize("model", ARCHITECTURES)
 def test_every_model_has_its_paper(model: str) -> None:
-    assert trace({**ATTRIBUTES, "model": model}, Path("x")).cite
+    provenance = trace({**ATTRIBUTES, "model": model}, Path("x"))
+    assert ("ESM Cambrian" in provenance.cite) == model.startswith("esmc")
+    licence = dict(provenance.rows)["licence of published weights"]
+    assert ("Non-Commercial" in licence) == model.startswith("esmc")
 
 
 @pytest.mark.parametrize("policy", ["window", "truncate", "whole", "reject"])

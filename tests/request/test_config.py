@@ -15,6 +15,7 @@ from spotesm.request.config import (
     own_files,
     refuse_repeated_keys,
 )
+from spotesm.request.request import Request
 
 SMALL = {"name": "esm2_t6_8M_UR50D", "weights": "untrained"}
 
@@ -31,7 +32,7 @@ def check(**keys: object) -> dict:
         ({"shards": 0}, "shards: 0 is less than the minimum of 1"),
         ({"shards": 2.0}, "shards: 2.0 is not of type 'integer'"),
         ({"shards": True}, "shards: True is not of type 'integer'"),
-        ({"shards": "many"}, "shards: 'many' is not one of ['auto']"),
+        ({"shards": "many"}, "shards: 'many' is neither a number nor 'auto'"),
         ({"model": {"name": "esm3"}}, "model: name: 'esm3' is not one of"),
         (
             {"model": {"name": "esm2_t6_8M_UR50"}},
@@ -54,6 +55,15 @@ def check(**keys: object) -> dict:
         ({"layers": [-1.0]}, "layers: 0: -1.0 is not of type 'integer'"),
         ({"layers": True}, "layers: True is not of type 'array'"),
         ({"model": {"name": "esm1v_t33_650M_UR90S_1"}}, "needs `engine: reference`"),
+        ({"model": {"name": "esmc_600m", "engine": "reference"}}, "needs `engine: packed`"),
+        (
+            {"model": {"name": "esmc_600m"}, "outputs": ["mean", "contacts"]},
+            "outputs: contacts: esmc_600m has no contact regression",
+        ),
+        (
+            {"model": {"name": "esmc_300m"}, "layers": [31]},
+            "layers: 31: esmc_300m has layers 0 to 30",
+        ),
         (
             {
                 "model": {"name": "esm1b_t33_650M_UR50S", "engine": "reference"},
@@ -150,8 +160,24 @@ def test_numbers_may_be_given_as_text(keys: dict, path: tuple[str, ...], read: o
 
 @pytest.mark.parametrize("text", ["2.0", "many", "[", "", "true", "1, 2"])
 def test_text_that_is_no_such_number(text: str) -> None:
-    with pytest.raises(ConfigError, match=r"long_sequences: window: .* is not of type 'integer'"):
+    for path in (("long_sequences", "overlap"), ("checkpoint", "bytes")):
+        with pytest.raises(ConfigError, match=rf"{': '.join(path)}: .* is not of type 'integer'"):
+            check(**{path[0]: {path[1]: text}})
+    said = r"window: .* is (not of type 'integer'|neither a number nor 'auto')"
+    with pytest.raises(ConfigError, match=f"long_sequences: {said}"):
         check(long_sequences={"window": text})
+
+
+@pytest.mark.parametrize(
+    ("name", "window"), [("esm2_t6_8M_UR50D", 1022), ("esmc_300m", 2046), ("esmc_6b", 2046)]
+)
+def test_a_window_is_what_the_model_was_trained_on(name: str, window: int) -> None:
+    model = {"name": name, "weights": "untrained"}
+    for given in ({}, {"long_sequences": {"window": "auto"}}):
+        config = check(model=model, **given)
+        assert Request.of_config(config).long_sequences.window == window
+    config = check(model=model, long_sequences={"window": 300})
+    assert Request.of_config(config).long_sequences.window == 300
 
 
 def test_one_value_is_taken_for_a_list_of_one() -> None:

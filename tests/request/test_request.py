@@ -115,5 +115,7 @@ def test_an_empty_config_gets_every_default() -> None:
         value = config
         for step in path:
             value = value.get(step, "") if isinstance(value, dict) else value
+        if path == ("long_sequences", "window"):
+            default = 1022  # what `auto` is for the default model
         if path[0] != "datasets":
             assert value == default, path

@@ -21,7 +21,7 @@ from safetensors.torch import load_file
 from source_contract import TINY
 from spotesm.base.failures import WeightsError
 from spotesm.model.engines import start_packed
-from spotesm.model.packed import PackedESM2
+from spotesm.model.packed import PackedModel
 from spotesm.model.reference import fair_esm_model
 from spotesm.request.outputs import Outputs
 from spotesm.sequences.alphabet import tokenise
@@ -45,7 +45,7 @@ def weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Weights:
     return Weights.read(tmp_path / "manifest.json")
 
 
-def forward(model: PackedESM2) -> list[torch.Tensor]:
+def forward(model: PackedModel) -> list[torch.Tensor]:
     tokens = [torch.from_numpy(tokenise(s)).long() for s in (b"MKTAYIAKQR", b"MKV", b"M")]
     out = model(torch.cat(tokens), [len(t) for t in tokens], ALL)
     return [*out.hidden.values(), out.logits, *out.contacts]
@@ -96,7 +96,7 @@ def test_a_prepared_engine_gives_the_bits_of_one_made_in_memory(
     weights: Weights, tmp_path: Path, precision: str
 ) -> None:
     dtype = getattr(torch, precision)
-    plain = PackedESM2.of_source(weights.open(), CPU, dtype)
+    plain = PackedModel.of_source(weights.open(), CPU, dtype)
     for _ in range(2):  # made, then found
         ready = start_packed(weights, CPU, dtype, tmp_path / "p")
         for a, b in zip(forward(plain), forward(ready), strict=True):
@@ -319,7 +319,7 @@ def test_where_nothing_can_be_kept_it_is_made_in_memory(
 ) -> None:
     (tmp_path / "file").touch()
     model = start_packed(weights, CPU, torch.float32, tmp_path / "file" / "p")
-    plain = PackedESM2.of_source(weights.open(), CPU, torch.float32)
+    plain = PackedModel.of_source(weights.open(), CPU, torch.float32)
     assert all(map(torch.equal, forward(model), forward(plain)))
     assert "made in memory" in caplog.text
 
@@ -346,7 +346,7 @@ def test_a_disk_that_fills_up_is_no_end(
     fetch_weights("esm2_tiny", weights.path, manifest, precision="float32", prepared=tmp_path / "p")
     written.clear()
     model = start_packed(Weights.read(manifest), CPU, torch.float32, tmp_path / "p")
-    plain = PackedESM2.of_source(weights.open(), CPU, torch.float32)
+    plain = PackedModel.of_source(weights.open(), CPU, torch.float32)
     assert all(map(torch.equal, forward(model), forward(plain)))
     said = f"cannot be kept in {tmp_path / 'p'} (No space left on device)"
     assert caplog.text.count(said) == 2
@@ -388,7 +388,7 @@ def test_without_locks_each_job_makes_its_own_in_memory(
 
     monkeypatch.setattr(fcntl, "flock", flock)
     model = start_packed(weights, CPU, torch.float32, tmp_path / "p")
-    plain = PackedESM2.of_source(weights.open(), CPU, torch.float32)
+    plain = PackedModel.of_source(weights.open(), CPU, torch.float32)
     assert all(map(torch.equal, forward(model), forward(plain)))
     assert "its file system has no locks" in caplog.text
     assert "made in memory, by each job anew" in caplog.text
@@ -404,10 +404,10 @@ def test_a_model_without_heads_is_prepared_without(weights: Weights, tmp_path: P
         for _, group in prepared.arrange(type(source)("x", TINY, kept), torch.float32)
         for name, tensor in group.items()
     }
-    model = PackedESM2(tensors, TINY, CPU, torch.float32)
+    model = PackedModel(tensors, TINY, CPU, torch.float32)
     tokens = torch.from_numpy(tokenise(b"MKTAYI")).long()
     hidden = model(tokens, [8], Outputs(("mean",), (2,))).hidden[2]
-    full = PackedESM2.of_source(source, CPU, torch.float32)
+    full = PackedModel.of_source(source, CPU, torch.float32)
     assert torch.equal(hidden, full(tokens, [8], Outputs(("mean",), (2,))).hidden[2])
 
 

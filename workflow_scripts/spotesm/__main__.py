@@ -46,7 +46,7 @@ class _Commands(click.Group):
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="spotesm")
 def spotesm() -> None:
-    """ESM-2 protein embeddings of large FASTA files, on GPUs that may be taken away.
+    """ESM-2 and ESM C protein embeddings of large FASTA files, on GPUs that may be taken away.
 
     `spotesm COMMAND --help` says more on each.
     """

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from spotesm.model.packed import Activations, PackedESM2
+from spotesm.model.packed import Activations, PackedModel
 from spotesm.sequences.alphabet import tokenise
 
 _ERRORS: dict[str, Callable[[], Exception]] = {
@@ -72,9 +72,9 @@ def _contains(motif: str) -> Callable[[Tensor], Tensor]:
 
 
 def _fail_at_pass(kind: str, find: Callable[[Tensor], Tensor]) -> None:
-    forward = PackedESM2.forward
+    forward = PackedModel.forward
 
-    def failing(self: PackedESM2, tokens: Tensor, *arguments: object) -> Activations:
+    def failing(self: PackedModel, tokens: Tensor, *arguments: object) -> Activations:
         found = find(tokens)
         if kind in _ERRORS and found.any():
             raise _ERRORS[kind]()
@@ -86,7 +86,7 @@ def _fail_at_pass(kind: str, find: Callable[[Tensor], Tensor]) -> None:
                 hidden[found.to(hidden.device)] = torch.nan
         return activations
 
-    PackedESM2.forward = failing
+    PackedModel.forward = failing
 
 
 def _fail_at_write(n: int) -> None:
@@ -101,22 +101,22 @@ def _fail_at_write(n: int) -> None:
 
 
 def _slow_down(brake: Path) -> None:
-    forward = PackedESM2.forward
+    forward = PackedModel.forward
 
-    def slow(self: PackedESM2, *arguments: object) -> Activations:
+    def slow(self: PackedModel, *arguments: object) -> Activations:
         with suppress(FileNotFoundError):
             end = time.monotonic() + float(brake.read_text(encoding="utf-8"))
             while brake.exists() and time.monotonic() < end:
                 time.sleep(0.01)
         return forward(self, *arguments)
 
-    PackedESM2.forward = slow
+    PackedModel.forward = slow
 
 
 def _limit_memory(room: int) -> None:
-    forward, limited = PackedESM2.forward, False
+    forward, limited = PackedModel.forward, False
 
-    def crowded(self: PackedESM2, *arguments: object) -> Activations:
+    def crowded(self: PackedModel, *arguments: object) -> Activations:
         nonlocal limited
         if not limited:
             limited = True
@@ -125,18 +125,18 @@ def _limit_memory(room: int) -> None:
             resource.setrlimit(resource.RLIMIT_DATA, (taken + room, taken + room))
         return forward(self, *arguments)
 
-    PackedESM2.forward = crowded
+    PackedModel.forward = crowded
 
 
 def _trace(path: str) -> None:
-    forward = PackedESM2.forward
+    forward = PackedModel.forward
 
     def traced(
-        self: PackedESM2, tokens: Tensor, lengths: list[int], *others: object
+        self: PackedModel, tokens: Tensor, lengths: list[int], *others: object
     ) -> Activations:
         activations = forward(self, tokens, lengths, *others)
         with open(path, "ab") as file:
             file.write(b"." * len(lengths))
         return activations
 
-    PackedESM2.forward = traced
+    PackedModel.forward = traced

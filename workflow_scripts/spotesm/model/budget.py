@@ -8,7 +8,7 @@ import psutil
 import torch
 
 from spotesm.model.encoder import Batch, Encoder
-from spotesm.model.packed import PackedESM2
+from spotesm.model.packed import PackedModel
 from spotesm.request.outputs import Outputs
 from spotesm.sequences.alphabet import tokenise
 from spotesm.sequences.long_sequences import SPECIAL_TOKENS, LongSequences
@@ -30,7 +30,7 @@ SHARE_OF_FREE_MEMORY = 0.7
 COPIES_ON_HOST = 3
 
 
-def choose_token_budget(model: PackedESM2, outputs: Outputs, window: int) -> int:
+def choose_token_budget(model: PackedModel, outputs: Outputs, window: int) -> int:
     """Return the tokens of a batch: a power of two, so that small differences change nothing.
 
     Args:
@@ -54,17 +54,17 @@ def probe_batch(lengths: Sequence[int], device: torch.device) -> torch.Tensor:
     return torch.from_numpy(np.concatenate(sequences)).to(device, torch.int32)
 
 
-def _estimate_cpu(model: PackedESM2) -> int:
+def _estimate_cpu(model: PackedModel) -> int:
     tokens = CPU_OPERATIONS_PER_BATCH[model.dtype.itemsize] / _operations_per_token(model)
     return _power_of_two(tokens, CPU_LEAST, CPU_MOST)
 
 
-def _operations_per_token(model: PackedESM2) -> int:
+def _operations_per_token(model: PackedModel) -> int:
     """Return the floating-point operations of the linear layers."""
     return 24 * model.n_layers * model.embedding_dim**2
 
 
-def _measure_gpu(model: PackedESM2, outputs: Outputs, window: int) -> int:
+def _measure_gpu(model: PackedModel, outputs: Outputs, window: int) -> int:
     """Embed a small batch of the longest sequences, and see what memory a token takes.
 
     It goes the way of all batches: with the outputs asked for, and their way to the host.

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from spotesm.base.classification import classify
 from spotesm.base.failures import NOT_FINITE, OUT_OF_MEMORY
-from spotesm.model.packed import Activations, PackedESM2
+from spotesm.model.packed import Activations, PackedModel
 from spotesm.model.products import sum_in_float32
 from spotesm.model.stitching import Embedded, join, split_by_window, stitch
 from spotesm.model.transfers import arrival, to_device, to_host
@@ -131,7 +131,7 @@ class Encoder:
 
     def __init__(
         self,
-        load_model: Callable[[torch.dtype], PackedESM2],
+        load_model: Callable[[torch.dtype], PackedModel],
         dtype: torch.dtype,
         outputs: Outputs,
         long_sequences: LongSequences,
@@ -174,7 +174,7 @@ class Encoder:
     # -- launching -----------------------------------------------------------------------------
 
     @torch.inference_mode()
-    def _launch(self, batch: Batch, model: PackedESM2) -> InFlight:
+    def _launch(self, batch: Batch, model: PackedModel) -> InFlight:
         sequences = batch.sequences
         windows = [cut_windows(s, self.long_sequences.spans(len(s))) for s in sequences]
         reasons: list[Reason | None] = [None] * len(sequences)
@@ -202,7 +202,7 @@ class Encoder:
         return cut_windows(sequence, cut(covered, half, overlap))
 
     def _run(
-        self, windows: list[Window], model: PackedESM2
+        self, windows: list[Window], model: PackedModel
     ) -> Iterator[tuple[dict[str, Tensor], Tensor]]:
         """Run windows through the model in as few passes as the token budget allows.
 
@@ -226,7 +226,7 @@ class Encoder:
             self._halve_budget(sum(len(window.tokens) for window in windows[first:end]))
 
     def _try_pass(
-        self, windows: Sequence[Window], model: PackedESM2
+        self, windows: Sequence[Window], model: PackedModel
     ) -> tuple[dict[str, Tensor], Tensor] | None:
         """Run one pass; None if memory does not suffice."""
         try:
@@ -249,7 +249,7 @@ class Encoder:
         self.on_smaller_budget(self.token_budget)
 
     def _pass(
-        self, windows: Sequence[Window], model: PackedESM2
+        self, windows: Sequence[Window], model: PackedModel
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Run one pass over w windows of r residues in all.
 
@@ -325,7 +325,7 @@ class Encoder:
             self.token_budget, self.on_smaller_budget = budget, tell
 
     @cached_property
-    def _exact_model(self) -> PackedESM2 | None:
+    def _exact_model(self) -> PackedModel | None:
         """The model in float32, beside the other one; None if both do not fit."""
         log.warning("a value in %s is not finite: computing it in float32", self.model.dtype)
         try:

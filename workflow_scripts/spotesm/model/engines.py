@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 
 from spotesm.base.failures import NoLocksError
-from spotesm.model.packed import PackedESM2
+from spotesm.model.packed import PackedModel
 from spotesm.model.reference import ReferenceEngine
 from spotesm.weights.architectures import PACKED, REFERENCE
 from spotesm.weights.manifest import Weights
 from spotesm.weights.prepared import Prepared, warn_unkept
 
-Engine = PackedESM2 | ReferenceEngine
-ENGINES: dict[str, type[Engine]] = {PACKED: PackedESM2, REFERENCE: ReferenceEngine}
+Engine = PackedModel | ReferenceEngine
+ENGINES: dict[str, type[Engine]] = {PACKED: PackedModel, REFERENCE: ReferenceEngine}
 
 
 def start_packed(
@@ -22,7 +22,7 @@ def start_packed(
     dtype: torch.dtype,
     folder: Path,
     check_stop: Callable[[], None] = lambda: None,
-) -> PackedESM2:
+) -> PackedModel:
     """Start the packed engine from prepared weights in `folder`, which are made if need be.
 
     Where they cannot be kept, such as on a full disk, they are made in memory alone.
@@ -37,5 +37,5 @@ def start_packed(
         tensors = Prepared(weights, dtype, folder).open(device, check_stop)
     except (OSError, NoLocksError) as error:
         warn_unkept(folder, error)
-        return PackedESM2.of_source(weights.open(), device, dtype)
-    return PackedESM2(tensors, weights.architecture, device, dtype)
+        return PackedModel.of_source(weights.open(), device, dtype)
+    return PackedModel(tensors, weights.architecture, device, dtype)

@@ -13,7 +13,7 @@ import torch
 
 from spotesm.base.failures import WeightsError
 from spotesm.base.paths import HUB, PRETRAINED
-from spotesm.model.packed import PackedESM2
+from spotesm.model.packed import PackedModel
 from spotesm.request.outputs import LOGITS, RESIDUES, Outputs
 from spotesm.sequences.alphabet import tokenise
 from spotesm.weights.manifest import Weights
@@ -114,7 +114,7 @@ def check_known_answer(weights: Weights) -> None:
     known = KNOWN.get(weights.model)
     if known is None or weights.adapter or not _is_published(weights.source, known):
         return
-    engine = PackedESM2.of_source(weights.open(), CPU, torch.float32)
+    engine = PackedModel.of_source(weights.open(), CPU, torch.float32)
     for answer in known.answers:
         off = (_compute(engine, answer) - torch.tensor(answer.values)).abs().max().item()
         if not off <= answer.tolerance:
@@ -131,7 +131,7 @@ def _is_published(source: str, known: Known) -> bool:
     return source == PRETRAINED or source.startswith(of_hub)
 
 
-def _compute(engine: PackedESM2, answer: Answer) -> torch.Tensor:
+def _compute(engine: PackedModel, answer: Answer) -> torch.Tensor:
     """Return the values of the same tokens and features."""
     last = engine.n_layers
     layers = () if answer.output == LOGITS else (last,)

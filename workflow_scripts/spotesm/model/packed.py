@@ -43,7 +43,7 @@ class Activations:
     contacts: list[Tensor]
 
 
-class PackedESM2(nn.Module):
+class PackedModel(nn.Module):
     """A model over tensors that lie as it multiplies them, on one device.
 
     Matrix products run in `dtype`. The sum that every layer adds to, and the norms over it, stay
@@ -94,7 +94,7 @@ class PackedESM2(nn.Module):
         self.to(device).eval()
 
     @classmethod
-    def of_source(cls, source: Source, device: torch.device, dtype: torch.dtype) -> "PackedESM2":
+    def of_source(cls, source: Source, device: torch.device, dtype: torch.dtype) -> "PackedModel":
         """Make it from the tensors of a model, layer by layer."""
         tensors = {
             name: tensor.to(device)

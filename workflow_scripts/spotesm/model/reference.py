@@ -96,7 +96,7 @@ class ReferenceEngine:
         outputs: Outputs,
         before_group: Callable[[], None] = lambda: None,
     ) -> Activations:
-        """Return what `outputs` needs; arguments as those of `PackedESM2.forward`."""
+        """Return what `outputs` needs; arguments as those of `PackedModel.forward`."""
         results = []
         first = 0
         for length, group in groupby(lengths):

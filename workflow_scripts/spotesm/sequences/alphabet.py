@@ -1,7 +1,7 @@
-"""ESM-2's alphabet: residue bytes to token numbers by one table look-up.
+"""The models' alphabet: residue bytes to token numbers by one table look-up.
 
-The numbers are fair-esm's (`esm.data.Alphabet.from_architecture("ESM-1b")`): four special
-tokens, then the residues in the order of `RESIDUES`.
+The numbers are fair-esm's (`esm.data.Alphabet.from_architecture("ESM-1b")`) and those of ESM C's
+tokeniser: four special tokens, then the residues in the order of `RESIDUES`.
 """
 
 import numpy as np

@@ -85,10 +85,10 @@ class Batch(NamedTuple):
 
 
 class Normalised(NamedTuple):
-    """A sequence as ESM-2 sees it.
+    """A sequence as the models see it.
 
     Attributes:
-        sequence: letters of ESM-2's alphabet, upper-case.
+        sequence: letters of the models' alphabet, upper-case.
         replaced: how many of them were other letters and became X.
         removed: how many characters between them were deleted.
     """
@@ -99,12 +99,12 @@ class Normalised(NamedTuple):
 
 
 def _is_normal(raw: bytes) -> bool:
-    """Whether a sequence is as ESM-2 sees it already, as nearly all are."""
+    """Whether a sequence is as the models see it already, as nearly all are."""
     return bool(raw) and not raw.translate(None, _LETTERS_OF_ALPHABET)
 
 
 def normalise_all(raws: Sequence[bytes]) -> Sequence[bytes] | None:
-    """Return sequences as ESM-2 sees them, if nothing is done to any but to take a stop away.
+    """Return sequences as the models see them, if nothing is done to any but to take a stop away.
 
     Nearly all files hold nothing else, and it takes less than half as long as one by one.
     """
@@ -123,10 +123,10 @@ def _without_stop(letters: bytes) -> bytes:
 
 
 def normalise(record: Record) -> Normalised:
-    """Return the sequence of a record as ESM-2 sees it.
+    """Return the sequence of a record as the models see it.
 
     Upper-cased, without gaps (`-`) and blanks, which are counted, and without one stop (`*` or
-    `.`) at the end; letters outside ESM-2's alphabet become X.
+    `.`) at the end; letters outside the models' alphabet become X.
 
     Raises:
         RejectedSequence: nothing is left (`empty`), or something is no letter

@@ -298,7 +298,7 @@ class _Ids:
 
 # What is worth a warning, where it is not 0.
 WARNINGS = {
-    "n_replaced_residues": "%d residues outside ESM-2's alphabet became X",
+    "n_replaced_residues": "%d residues outside the models' alphabet became X",
     "n_removed_characters": "%d gaps and blanks inside sequences were removed",
     "n_unknown_proteins": "%d proteins are of X alone; their embeddings mean nothing",
     "n_like_nucleotides": "%d sequences are made of the letters of nucleotides alone",

@@ -11,7 +11,7 @@ from spotesm.sequences.fasta import Record, RejectedSequence, normalise, read_fa
 
 
 def blocks_with_sequences(records: Records) -> Iterator[tuple[Block, list[tuple[bytes, bytes]]]]:
-    """Yield blocks, and of each record the sequence as the FASTA has it and as ESM-2 saw it.
+    """Yield blocks, and of each record the sequence as the FASTA has it and as the model saw it.
 
     Records of the FASTA that were rejected have no row and are passed over.
 
