@@ -62,6 +62,8 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 24 $(BENCH)
 	$(BIN)/python benchmarks/throughput.py --model esm2_t30_150M_UR50D --sequences 24 --precision bfloat16 --worker 50 $(BENCH)
 	$(BIN)/python benchmarks/throughput.py --model esm2_t33_650M_UR50D --sequences 8 --precision bfloat16 $(BENCH)
+	$(BIN)/python benchmarks/throughput.py --model esmc_300m --sequences 12 $(BENCH)
+	$(BIN)/python benchmarks/throughput.py --model esmc_300m --sequences 12 --precision bfloat16 $(BENCH)
 	$(BIN)/python benchmarks/operations.py --model esm2_t6_8M_UR50D --sequences 100
 	$(BIN)/python benchmarks/operations.py --model esm2_t30_150M_UR50D --precision bfloat16
 	$(BIN)/python benchmarks/memory.py

@@ -20,10 +20,13 @@ from spotesm.machine.allocator import keep_freed_memory
 from spotesm.model.batching import plan_batches
 from spotesm.model.budget import choose_token_budget
 from spotesm.model.encoder import Batch, Encoder
+from spotesm.model.independent import esmc_of_transformers, independent_forward
 from spotesm.model.packed import PackedModel, frequencies_of
 from spotesm.model.reference import fair_esm_model
 from spotesm.request.outputs import Outputs
+from spotesm.sequences.alphabet import PADDING, tokenise
 from spotesm.sequences.long_sequences import LongSequences
+from spotesm.weights.architectures import Architecture
 from spotesm.weights.manifest import Weights
 from spotesm.weights.tensors import Source
 from transformers import EsmConfig, EsmModel
@@ -64,9 +67,13 @@ def serve(
             connection.send(embed(connection.recv()))
 
 
-def names_of(device: torch.device, dtype: torch.dtype, esm_cpp: bool) -> list[str]:
+def names_of(
+    architecture: Architecture, device: torch.device, dtype: torch.dtype, esm_cpp: bool
+) -> list[str]:
     """Return who takes part; esm-cpp, which knows float32 on a CPU alone, if it is asked for."""
-    names = ["spotesm", "fair-esm", "huggingface-sdpa"]
+    names = ["spotesm", "huggingface-sdpa"]
+    if architecture.family == "esm2":
+        names.insert(1, "fair-esm")
     if device.type == "cuda" and dtype.itemsize == 2 and find_spec("flash_attn"):
         names.append("huggingface-flash_attention_2")
     if not esm_cpp:
@@ -81,11 +88,16 @@ def build(name: str, source: Source, device: torch.device, dtype: torch.dtype) -
     """Return a contestant by its name."""
     if name == "spotesm":
         return spotesm_contestant(source, device, dtype)
+    dim, attention = source.architecture.embedding_dim, name.removeprefix("huggingface-")
+    if source.architecture.family == "esmc":
+        other = hugging_face_esmc(source, attention, dtype).to(device)
+        return hugging_face_contestant(other, device, dim)
     model = fair_esm_model(source)
     if name == "fair-esm":
         return fair_esm_contestant(model, device)
-    if name.startswith("huggingface-"):
-        return hugging_face_contestant(model, name.removeprefix("huggingface-"), device, dtype)
+    if attention != name:
+        other = hugging_face_esm2(model, attention).to(device, dtype)
+        return hugging_face_contestant(other, device, dim)
     return esm_cpp_contestant(name, model)
 
 
@@ -137,22 +149,46 @@ def fair_esm_contestant(model: esm.model.esm2.ESM2, device: torch.device) -> Con
     return embed
 
 
-def fair_esm_logits(model: esm.model.esm2.ESM2) -> Contestant:
-    """Means of fair-esm's logits over residues, (n, 33), sequence by sequence."""
-    convert = model.alphabet.get_batch_converter()
+def exact_means(source: Source, sequences: list[str]) -> dict[int, np.ndarray]:
+    """Means over residues of the last layer, (n, D), and of the logits, (n, V), by their width.
+
+    By an independent forward in float32, sequence by sequence.
+    """
+    forward, last = independent_forward(source), source.architecture.layers
+    with torch.inference_mode():
+        computed = [forward.compute(sequence.encode(), [last], False) for sequence in sequences]
+    hidden = np.stack([one.hidden[last][1:-1].mean(0).numpy() for one in computed])
+    logits = np.stack([one.logits[1:-1].mean(0).numpy() for one in computed])
+    return {hidden.shape[1]: hidden, logits.shape[1]: logits}
+
+
+def hugging_face_contestant(model: torch.nn.Module, device: torch.device, dim: int) -> Contestant:
+    """A model of Hugging Face's, on batches of sequences sorted by length, as large as suits it."""
 
     @torch.inference_mode()
-    def mean_logits(sequences: list[str]) -> np.ndarray:
-        tokens = [convert([("", sequence)])[2] for sequence in sequences]
-        return np.stack([model(one)["logits"][0, 1:-1].mean(0).numpy() for one in tokens])
+    def embed(sequences: list[str], most_tokens: int) -> np.ndarray:
+        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
+        means = np.empty((len(sequences), dim), np.float32)
+        while order:
+            size = max(1, most_tokens // (len(sequences[order[0]]) + 2))
+            batch, order = order[:size], order[size:]
+            own = [torch.from_numpy(tokenise(sequences[i].encode())).long() for i in batch]
+            tokens = torch.nn.utils.rnn.pad_sequence(own, True, PADDING)
+            mask = tokens != PADDING
+            hidden = model(tokens.to(device), attention_mask=mask.to(device)).last_hidden_state
+            inner = mask.clone()
+            inner[:, 0] = False
+            inner[range(len(batch)), mask.sum(1) - 1] = False
+            weights = (inner / inner.sum(1, keepdim=True)).to(device)
+            means[batch] = torch.einsum("bld,bl->bd", hidden.float(), weights).cpu()
+        return means
 
-    return mean_logits
+    sizes = HUGGING_FACE_TOKENS[device.type]
+    return partial(embed, most_tokens=sizes[0] if len(sizes) == 1 else fastest(embed, sizes))
 
 
-def hugging_face_contestant(
-    model: esm.model.esm2.ESM2, attention: str, device: torch.device, dtype: torch.dtype
-) -> Contestant:
-    """Hugging Face's EsmModel, on batches of sequences sorted by length, as large as suits it."""
+def hugging_face_esm2(model: esm.model.esm2.ESM2, attention: str) -> EsmModel:
+    """Hugging Face's EsmModel over fair-esm's tensors."""
     config = EsmConfig(
         vocab_size=33,
         mask_token_id=model.mask_idx,
@@ -169,28 +205,14 @@ def hugging_face_contestant(
     other = EsmModel(config, add_pooling_layer=False)
     # What is missing are constants and the head for contacts; check_agreement would see the rest.
     other.load_state_dict(hugging_face_names(model.state_dict()), strict=False)
-    other = other.to(device, dtype).eval()
-    convert = model.alphabet.get_batch_converter()
+    return other.eval()
 
-    @torch.inference_mode()
-    def embed(sequences: list[str], most_tokens: int) -> np.ndarray:
-        order = sorted(range(len(sequences)), key=lambda i: -len(sequences[i]))
-        means = np.empty((len(sequences), model.embed_dim), np.float32)
-        while order:
-            size = max(1, most_tokens // (len(sequences[order[0]]) + 2))
-            batch, order = order[:size], order[size:]
-            _, _, tokens = convert([("", sequences[i]) for i in batch])
-            mask = tokens != model.padding_idx
-            hidden = other(tokens.to(device), attention_mask=mask.to(device)).last_hidden_state
-            inner = mask.clone()
-            inner[:, 0] = False
-            inner[range(len(batch)), mask.sum(1) - 1] = False
-            weights = (inner / inner.sum(1, keepdim=True)).to(device)
-            means[batch] = torch.einsum("bld,bl->bd", hidden.float(), weights).cpu()
-        return means
 
-    sizes = HUGGING_FACE_TOKENS[device.type]
-    return partial(embed, most_tokens=sizes[0] if len(sizes) == 1 else fastest(embed, sizes))
+def hugging_face_esmc(source: Source, attention: str, dtype: torch.dtype) -> torch.nn.Module:
+    """Hugging Face's EsmcModel; rotary frequencies stay in float32, as after its own loading."""
+    model = esmc_of_transformers(source, dtype).esmc
+    model.set_attn_implementation(attention)
+    return model
 
 
 def fastest(embed: Callable[[list[str], int], np.ndarray], sizes: Sequence[int]) -> int:

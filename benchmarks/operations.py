@@ -26,7 +26,7 @@ KINDS = {
     "attention": ("aten::_scaled_dot_product", "aten::_flash_attention"),
     "copies, casts and filled keys": ("aten::copy_", "aten::fill_", "aten::constant_pad_nd"),
     "norms": ("aten::native_layer_norm",),
-    "sums, rotation and GELU": ("aten::add", "aten::mul", "aten::gelu"),
+    "sums, rotation and GELU or SwiGLU": ("aten::add", "aten::mul", "aten::gelu", "aten::silu"),
 }
 OTHERS = "all else"
 

@@ -584,7 +584,7 @@ def test_pretrained_is_the_hub_s_and_names_its_commit(
     make_esmc(TINY_ESMC).save_pretrained(add_repository(hub, "biohub/ESMC-300M", commit))
     fetch_weights("esmc_tiny", "pretrained", manifest)
     weights = Weights.read(manifest)
-    assert weights.source == f"pretrained, hf:biohub/ESMC-300M@{commit}"
+    assert weights.source == f"pretrained@{commit}"
     assert weights.open().has_logits
 
 

@@ -25,8 +25,6 @@ _SHARD = re.compile(r"([0-9]+)-of-[0-9]+")
 # Instead of a path, as where weights come from.
 UNTRAINED, PRETRAINED = "untrained", "pretrained"
 HUB = "hf:"  # what begins so is OWNER/NAME[@REVISION] of the hub of Hugging Face
-# Once they are there, published weights may be named with where they were found.
-_PLAIN = re.compile(rf"({UNTRAINED}|{PRETRAINED})(, {HUB}\S+)?")
 
 
 @dataclass(frozen=True)
@@ -185,8 +183,7 @@ def is_path_of_weights(source: str) -> bool:
 
 def weights_manifest(model: str, source: str, adapter: str = "") -> Path:
     """Return the manifest of weights; each source has its own, so that none replaces another."""
-    plain = _PLAIN.fullmatch(source)
-    if plain and not adapter:
-        return WEIGHTS / plain[1] / f"{model}.json"
+    if source in (UNTRAINED, PRETRAINED) and not adapter:
+        return WEIGHTS / source / f"{model}.json"
     digest = hashlib.blake2b(f"{source}\0{adapter}".encode(), digest_size=4).hexdigest()
     return WEIGHTS / "custom" / f"{model}.{digest}.json"

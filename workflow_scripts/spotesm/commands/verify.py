@@ -240,7 +240,9 @@ def find_manifest(embeddings: Embeddings, named: Path | None) -> tuple[Path, Pat
     Raises:
         WeightsError: there is none.
     """
-    usual = weights_manifest(embeddings.attributes["model"], embeddings.attributes["weights"])
+    model = json.loads(embeddings.attributes["config"]).get("model", {})
+    source = model.get("weights", embeddings.attributes["weights"])
+    usual = weights_manifest(embeddings.attributes["model"], source, model.get("adapter", ""))
     if named is not None:
         if not named.is_file():
             raise WeightsError(f"{named}: no such file; name the weights' manifest, {usual}")

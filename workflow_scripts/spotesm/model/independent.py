@@ -6,6 +6,7 @@ One window of one sequence at a time, tokenised and computed by fair-esm, or by 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -76,14 +77,14 @@ def _compute_by_fair_esm(
 # -- transformers ----------------------------------------------------------------------------------
 
 
-def _by_transformers(source: Source) -> Forward:
-    """Build `EsmcForMaskedLM` over the tensors of a source, float32; a missing head is zero."""
+def esmc_of_transformers(source: Source, dtype: torch.dtype = torch.float32) -> Any:
+    """Return transformers' `EsmcForMaskedLM` over the tensors of a source; a missing head is zero.
+
+    Raises:
+        NotInstalledError: there is no transformers, or none that has ESM C.
+    """
     try:
-        from transformers import (  # not everybody needs it
-            EsmcConfig,
-            EsmcForMaskedLM,
-            EsmcTokenizer,
-        )
+        from transformers import EsmcConfig, EsmcForMaskedLM  # not everybody needs it
     except ImportError as error:
         raise NotInstalledError(
             "needs a transformers that has ESM C (pip install 'transformers>=5.23')"
@@ -101,20 +102,26 @@ def _by_transformers(source: Source) -> Forward:
     for name, empty in model.state_dict().items():
         ours = name.removeprefix("esmc.").replace("lm_head.decoder.", "lm_head.")
         there = ours in source.names
-        state[name] = source.get(ours).float() if there else torch.zeros(empty.shape)
+        state[name] = source.get(ours).to(dtype) if there else torch.zeros(empty.shape, dtype=dtype)
     model.load_state_dict(state, assign=True)
     # Its frequencies are in no file, and have no numbers where the rest is to come from one.
     model.esmc.rotary_emb = type(model.esmc.rotary_emb)(config)
-    tokenizer = EsmcTokenizer()
+    return model.eval()
 
-    def compute(residues: bytes, layers: Sequence[int], _: bool) -> Computed:
-        tokens = tokenizer(residues.decode(), return_tensors="pt").input_ids
-        result = model(tokens, output_hidden_states=True)
-        hidden = {layer: result.hidden_states[layer][0] for layer in layers}
-        return Computed(hidden, result.logits[0])
 
-    model.eval()
-    return Forward("transformers", compute)
+def _by_transformers(source: Source) -> Forward:
+    model = esmc_of_transformers(source)
+    from transformers import EsmcTokenizer
+
+    return Forward("transformers", partial(_compute_by_transformers, model, EsmcTokenizer()))
+
+
+def _compute_by_transformers(
+    model: Any, tokenizer: Any, residues: bytes, layers: Sequence[int], _: bool
+) -> Computed:
+    tokens = tokenizer(residues.decode(), return_tensors="pt").input_ids
+    result = model(tokens, output_hidden_states=True)
+    return Computed({layer: result.hidden_states[layer][0] for layer in layers}, result.logits[0])
 
 
 _FORWARDS: dict[str, Callable[[Source], Forward]] = {

@@ -127,7 +127,7 @@ def check_known_answer(weights: Weights) -> None:
 
 
 def _is_published(source: str, known: Known) -> bool:
-    of_hub = (f"{HUB}{known.hub}@", f"{PRETRAINED}, {HUB}")
+    of_hub = (f"{HUB}{known.hub}@", f"{PRETRAINED}@")
     return source == PRETRAINED or source.startswith(of_hub)
 
 

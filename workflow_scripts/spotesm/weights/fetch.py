@@ -78,7 +78,7 @@ def _find(model: str, source: str, contacts: bool) -> tuple[str, str]:
         return UNTRAINED, ""
     if source == PRETRAINED and (published := ARCHITECTURES[model].hub):
         named, path = _find_hub(f"{HUB}{published}")
-        return f"{PRETRAINED}, {named}", path
+        return f"{PRETRAINED}@{named.rpartition('@')[2]}", path
     if source == PRETRAINED:
         regression = contacts and ARCHITECTURES[model].has_regression
         return PRETRAINED, str(download_pretrained(model, regression))

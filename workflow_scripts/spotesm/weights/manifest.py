@@ -21,8 +21,8 @@ class Weights:
 
     Attributes:
         model: name of the architecture, a key of `ARCHITECTURES`.
-        source: `untrained`, `pretrained`, the path that the config gives, or
-            `hf:OWNER/NAME@COMMIT`; where there is an adapter, ` + ADAPTER` behind it.
+        source: `untrained`, `pretrained`, `pretrained@COMMIT` of the hub, the path that the config
+            gives, or `hf:OWNER/NAME@COMMIT`; where there is an adapter, ` + ADAPTER` behind it.
         path: file or folder of the model; relative to the folder the workflow runs in, unless
             absolute; empty if there is none.
         adapter: folder of the adapter; empty if there is none.
