@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from processors import fused_bfloat16, fused_float32
-from spotesm.model import products
+from spotesm.model import products, regions
 from spotesm.model.products import FusedProducts, Products, choose_products
 
 pytestmark = pytest.mark.processor
@@ -68,6 +68,43 @@ def test_gelu_in_float32(way: type) -> None:
     exact = F.gelu(F.linear(x.double(), weight.double(), bias.double()))
     got = way(TOKENS, DIM, 4 * DIM, torch.float32, CPU).linear_gelu(x, weight, bias)
     torch.testing.assert_close(got.double(), exact, rtol=1e-6, atol=1e-5)
+
+
+PLAIN = (Products, torch.float32), (Products, torch.bfloat16), (Products, torch.float16)
+FUSED = (
+    pytest.param(FusedProducts, torch.float32, marks=fused_float32),
+    pytest.param(FusedProducts, torch.bfloat16, marks=fused_bfloat16),
+)
+
+
+@pytest.mark.parametrize(("way", "dtype"), [*PLAIN, *FUSED])
+@torch.inference_mode()
+def test_products_without_a_bias_and_swiglu(way: type, dtype: torch.dtype) -> None:
+    x, weight, _ = operands(DIM, 6 * DIM, dtype)
+    products = way(TOKENS, DIM, 6 * DIM, dtype, CPU)
+    expected = F.linear(x.double(), weight.double())
+    eps = torch.finfo(dtype).eps
+    got = products.linear(x, weight)
+    torch.testing.assert_close(got.double(), expected, rtol=eps, atol=1e-5)
+    got = products.linear_swiglu(x, weight, regions.swiglu)
+    assert got.shape == (TOKENS, 3 * DIM)
+    gates, values = expected.chunk(2, 1)
+    exact = F.silu(gates) * values
+    torch.testing.assert_close(got.double(), exact, rtol=8 * eps, atol=max(8 * eps, 1e-5))
+
+
+@fused_bfloat16
+@torch.inference_mode()
+def test_swiglu_is_rounded_less_often_than_where_it_is_not_fused() -> None:
+    """Fails if the private operations of oneDNN are gone, or do anything else than they did."""
+    x, weight, _ = operands(DIM, 8 * DIM, torch.bfloat16)
+    gates, values = F.linear(x.double(), weight.double()).chunk(2, 1)
+    exact = F.silu(gates) * values
+    fused, plain = (
+        way(TOKENS, DIM, 8 * DIM, torch.bfloat16, CPU).linear_swiglu(x, weight, regions.swiglu)
+        for way in (FusedProducts, Products)
+    )
+    assert (fused - exact).square().mean() < (plain - exact).square().mean()
 
 
 def test_each_precision_has_its_way(monkeypatch: pytest.MonkeyPatch) -> None:

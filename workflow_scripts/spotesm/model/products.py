@@ -110,6 +110,7 @@ def has_fused_products(dtype: torch.dtype) -> bool:
             products = FusedProducts()
             products.linear(x, weight, bias[0])
             products.linear_gelu(x, weight, bias[0])
+            products.linear_swiglu(x, weight, None)
     except (AttributeError, RuntimeError):
         return False
     return True
