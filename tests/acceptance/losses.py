@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from spotesm.model.encoder import Batch, Encoder
 from spotesm.model.packed import PackedModel
-from spotesm.request.outputs import Outputs
+from spotesm.request.outputs import CONTACTS, OUTPUTS, Outputs
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.untrained import untrained_source
@@ -37,7 +37,8 @@ def outputs_of(model: str, precision: str) -> Iterator[tuple[str, np.ndarray]]:
     source = untrained_source(ARCHITECTURES[model])
     dtype = getattr(torch, precision)
     packed = PackedModel.of_source(source, CUDA, dtype)
-    outputs = Outputs(("mean", "bos", "residues", "logits", "contacts"), (packed.n_layers,))
+    names = [n for n in OUTPUTS if n != CONTACTS or source.architecture.has_regression]
+    outputs = Outputs(tuple(names), (packed.n_layers,))
     windows = LongSequences("window", 1022, 0, "reject")
     rng = random.Random(1)
     proteins = ["".join(rng.choices("ACDEFGHIKLMNPQRSTVWY", k=n)).encode() for n in LENGTHS]

@@ -7,12 +7,15 @@ import esm
 import numpy as np
 import pytest
 import torch
+from family_contract import random_tensors
 from models import packed
 from sequences import MEAN, WINDOWED, random_sequence
 from spotesm.model.attention import PaddedAttention, VarlenAttention
 from spotesm.model.budget import choose_token_budget
 from spotesm.model.encoder import Batch, Encoder
 from spotesm.model.packed import PackedModel
+from spotesm.weights.architectures import Architecture
+from spotesm.weights.tensors import Source
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -67,6 +70,20 @@ def test_equals_fair_esm(
             np.testing.assert_allclose(mean, expected, rtol=0, atol=1e-4)
         cosine = mean @ expected / np.linalg.norm(mean) / np.linalg.norm(expected)
         assert cosine >= (0.999 if dtype == torch.bfloat16 else 0.9999)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_an_esmc_equals_itself_on_the_cpu(sequences: list[str], dtype: torch.dtype) -> None:
+    shape = Architecture(6, 128, 2, "esmc", has_regression=False)
+    tensors = {name: lambda x=x: x for name, x in random_tensors(shape).items()}
+    source = Source("random numbers", shape, tensors)
+    means = []
+    for device, precision in ((CUDA, dtype), (torch.device("cpu"), torch.float32)):
+        model = PackedModel.of_source(source, device, precision)
+        encoder = Encoder(lambda _, model=model: model, precision, MEAN, WINDOWED)
+        means.append(embed(encoder, [sequences[:2], sequences[2:5], sequences[5:]], 4096))
+    off = np.linalg.norm(means[0] - means[1]) / np.linalg.norm(means[1])
+    assert off < {torch.float32: 1e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}[dtype]
 
 
 def test_the_same_batch_gives_the_same_bits(

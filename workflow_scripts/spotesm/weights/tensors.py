@@ -26,8 +26,9 @@ log = logging.getLogger(__name__)
 Read = Callable[[], Tensor]
 NAMED_AT_MOST = 4
 STORED_AS = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
-# A piece of a name that only one family's tensors have, or, in this order, the first of them.
-_TELLING = (("esm1", POSITIONS), ("esmc", "_layernorm."), ("esm2", "_layer_norm."))
+# A piece of a name that only one family's tensors have, or, in this order, the first of them; what
+# is in the names of an ESM C has been told from these before.
+_TELLING = (("esm1", POSITIONS), ("esm2", "_layer_norm."))
 
 
 @dataclass(frozen=True)
