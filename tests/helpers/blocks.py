@@ -30,6 +30,9 @@ SMALL = {
     "hdf5.shard_file.BYTES_AT_ONCE": 3 * ROW,
     "hdf5.shard_file.CHUNK_BYTES": 3 * ROW,
     "hdf5.shard_file.ROWS_AT_ONCE": 3,
+    "request.inputs.BYTES_AT_ONCE": 7,
+    "runs.identity.ROWS_AT_ONCE": 3,
+    "sequences.containment.KEYS_AT_ONCE": 3,
     "sequences.compression.BLOCK_BYTES": 8,  # as many as are looked at before the first is read
     "sequences.fasta.BLOCK_BYTES": 7,
     "sequences.sharding.BYTES_AT_ONCE": 100,

@@ -24,6 +24,7 @@ BYTES_OF_A_SHARD = 2 << 20  # at least, once there are several: some five thousa
 MOST_SHARDS = 512
 MOST_TIMES_OF_SHARDS = 4  # as large, or as small, may an input become until it is split anew
 COMPRESSION_RATIO = 2  # of gzipped proteins, about
+BYTES_AT_ONCE = 1 << 20
 
 
 def find_fasta(given: Sequence[str], dataset: str) -> list[str]:
@@ -116,11 +117,11 @@ def _begins_with(path: str, content: str) -> bool:
     found, left = hashlib.blake2b(digest_size=16), int(size)
     with open(path, "rb") as file:
         last = b""
-        while left and (block := file.read(min(left, 1 << 20))):
+        while left and (block := file.read(min(left, BYTES_AT_ONCE))):
             found.update(block)
             left -= len(block)
             last = block[-1:]
-        appended = file.read(1 << 12)
+        appended = file.read(2)
     # Else the last record may have grown; of what is compressed, nobody knows.
     begins_record = (last == b"\n" and appended[:1] == b">") or appended[:2] == b"\n>"
     return begins_record and found.hexdigest() == digest
