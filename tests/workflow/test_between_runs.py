@@ -16,6 +16,7 @@ import psutil
 import pytest
 from sequences import random_sequence, write_fasta
 from shards import assert_same_datasets
+from slurm_stubs import install_slurm_stubs
 from snakemake_runs import (
     WAIT_SECONDS,
     link_weights,
@@ -218,9 +219,11 @@ def fresh(many: Path, tmp_path: Path, weights_manifest: Path) -> Path:
 
 
 @contextmanager
-def embedding(folder: Path, *arguments: str, **environment: str) -> Iterator[Popen]:
-    """Start to embed; yield when there are parts; nothing of it is left afterwards."""
-    process = start_spotesm(folder, "embed", *(arguments or SLOWLY), **environment)
+def embedding(folder: Path, **environment: str) -> Iterator[Popen]:
+    """Start to embed, with the brake on; yield when there are parts; nothing is left afterwards."""
+    (folder / "brake").write_text("0.3")
+    faults = {"SPOTESM_FAULTS": f"brake={folder / 'brake'}"}
+    process = start_spotesm(folder, "embed", *SLOWLY, **faults, **environment)
     try:
         wait_until(lambda: len(parts_of(folder)) > 1, process)
         yield process
@@ -269,6 +272,16 @@ def test_signals_arrive_and_the_same_command_goes_on(
     assert_same_datasets(result(fresh, "d"), result(many, "d"))
 
 
+def test_somebody_s_own_job_is_left_alone(fresh: Path) -> None:
+    """Ctrl-C within `salloc` or `sbatch` is no wish to have that job run again."""
+    stubs = install_slurm_stubs(fresh / "slurm")
+    with embedding(fresh, **stubs, SLURM_JOB_ID="42") as process:
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(WAIT_SECONDS) == 130
+    assert last_event(fresh)["event"] == "stopped"
+    assert not (fresh / "slurm/calls").exists()
+
+
 @pytest.mark.parametrize("whom", ["the parent", "snakemake", "all"])
 def test_a_dead_run_stops_nobody(many: Path, fresh: Path, whom: str) -> None:
     with embedding(fresh) as process:
@@ -296,6 +309,7 @@ def test_two_runs_at_once(
         assert run.returncode == 1
         who = json.loads((fresh / "results/d/run.json").read_text())
         assert f"process {who['pid']} on {who['host']}, since {who['since']}" in run.stdout
+        (fresh / "brake").unlink()
         assert process.wait(WAIT_SECONDS) == 0
     assert_rows(result(fresh, "other"), records, reference_residues)
     assert_same_datasets(result(fresh, "d"), result(many, "d"))
