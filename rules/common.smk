@@ -38,6 +38,7 @@ from spotesm.runs.asked import ask, is_manifest_of
 from spotesm.runs.identity import (
     DONE,
     TO_DO,
+    check_unchanged,
     is_shard_of,
     is_split_of,
     judge_results,
@@ -286,6 +287,7 @@ def begin_run():
     """Keep other runs away from the datasets, and let jobs save when this process is told to stop."""
     try:
         occupy(LOCKS, DATASETS)
+        check_unchanged(STANDINGS)
     except UserError as error:
         raise WorkflowError(printable(str(error))) from None
     for dataset, asked in ASKED.items():

@@ -1,12 +1,14 @@
 """Is a finished result what is asked? The table of docs/between-runs.md, walked row by row."""
 
+import errno
+import gzip
 import json
 import os
 import random
 import re
 import shutil
 from collections.abc import Callable
-from contextlib import chdir
+from contextlib import ExitStack, chdir
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import h5py
 import pytest
 from sequences import random_sequence, write_fasta
 from snakemake_runs import REPOSITORY, link_weights, snakemake, write_config
+from spotesm.base.durable import replacing
 from spotesm.base.failures import ConfigError, InputError
 from spotesm.base.paths import DatasetPaths
 from spotesm.machine.nvidia import describe_local
@@ -24,11 +27,13 @@ from spotesm.runs.identity import (
     DONE,
     REFUSED,
     TO_DO,
+    check_unchanged,
     find_standing,
     is_finished,
     judge_results,
     restore_earlier,
 )
+from spotesm.runs.occupancy import DatasetBusyError, occupy
 
 TABLE = re.findall(
     r"^\| (.+) \| (done|computed|refused) \|$",
@@ -312,8 +317,8 @@ def test_one_refusal_names_all() -> None:
     names = ("d", "short")
     asked = {name: asked_of(name, precision="bfloat16") for name in names}
     with pytest.raises(ConfigError, match=r"results/d/embeddings.h5.*--name.*\(so do short\)"):
-        judge_results(asked, replace=False)
-    assert {s.state for s in judge_results(asked, replace=True).values()} == {REFUSED}
+        judge_results(asked, may_replace=False)
+    assert {s.state for s in judge_results(asked, may_replace=True).values()} == {REFUSED}
 
 
 @pytest.mark.usefixtures("folder")
@@ -337,3 +342,117 @@ def test_a_second_name_is_given_back_or_dropped() -> None:
     restore_earlier(paths)
     assert paths.embeddings.read_bytes() == content
     assert not paths.earlier.exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_run_that_lives_keeps_the_second_name() -> None:
+    """Whoever only looks (`plan`, `--dry-run`, `snakemake -n`) must not take it away."""
+    paths = DatasetPaths.of("d")
+    os.link(paths.embeddings, paths.earlier)
+    asked = {"d": asked_of()}
+    with ExitStack() as run:
+        occupy(run, ["d"])
+        judge_results(asked, may_replace=False)
+        assert paths.earlier.exists()
+        os.remove(paths.embeddings)
+        assert judge_results(asked, may_replace=False)["d"].state == ABSENT
+        assert paths.earlier.exists()
+    assert judge_results(asked, may_replace=False)["d"].state == DONE
+    assert not paths.earlier.exists()
+
+
+@pytest.mark.usefixtures("folder")
+def test_what_another_run_has_written_meanwhile_is_not_replaced() -> None:
+    paths, asked = DatasetPaths.of("d"), {"d": asked_of()}
+    content = paths.embeddings.read_bytes()
+    standings = judge_results(asked, may_replace=False)
+    check_unchanged(standings)
+    with replacing(paths.embeddings) as temporary:
+        temporary.write_bytes(content)
+    with pytest.raises(DatasetBusyError, match="another run has written it meanwhile"):
+        check_unchanged(standings)
+    os.remove(paths.embeddings)
+    standings = judge_results(asked, may_replace=False)
+    check_unchanged(standings)
+    paths.embeddings.write_bytes(content)
+    with pytest.raises(DatasetBusyError):
+        check_unchanged(standings)
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [
+        (errno.EACCES, "access is denied"),
+        (errno.EIO, "the disk does not answer"),
+        (errno.ESTALE, "the file server has forgotten a file"),
+        (errno.EAGAIN, "another process uses it"),
+    ],
+)
+def test_what_cannot_be_read_is_not_damaged(
+    monkeypatch: pytest.MonkeyPatch, number: int, said: str
+) -> None:
+    """Nobody knows what it holds, so it is not replaced, whatever may be."""
+
+    def fail(*_: object, **__: object) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr("h5py.File", fail)
+    with pytest.raises(InputError, match=f"^results/d/embeddings.h5: {said}"):
+        standing()
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_fault_of_what_it_is_compared_with_is_no_damage(
+    records: list[tuple[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A full disk while records are compared; an input that is cut short."""
+    write_fasta(Path("d.fasta"), records[1:])
+
+    def full() -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("spotesm.sequences.containment.TemporaryFile", full)
+        with pytest.raises(InputError, match="the disk is full"):
+            standing()
+    assert standing() == REFUSED
+    Path("d.fasta").write_bytes(gzip.compress(Path("d.fasta").read_bytes())[:-9])
+    with pytest.raises(InputError, match=r"d\.fasta"):
+        standing()
+
+
+@pytest.mark.usefixtures("folder")
+def test_the_format_of_another_version_is_not_replaced() -> None:
+    with h5py.File("results/d/embeddings.h5", "r+") as file:
+        file.attrs["format_version"] = 99
+    with pytest.raises(InputError, match="format 1, but of 99"):
+        standing()
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"n_records": 1}', "\0\0", "half"])
+def test_a_damaged_summary_is_written_again(damage: str) -> None:
+    path = DatasetPaths.of("d").summary
+    assert standing() == DONE
+    text = path.read_text()
+    path.write_text(damage if damage != "half" else text[: len(text) // 2])
+    assert standing() == TO_DO
+    for name in ("n_embedded", "n_records", "n_residues", "seconds", "n_sequences"):
+        path.write_text(json.dumps({**json.loads(text), name: None}))
+        assert standing() == TO_DO, name
+
+
+@pytest.mark.usefixtures("folder")
+def test_a_note_of_what_was_asked_may_be_damaged() -> None:
+    """Of each key, something of another type."""
+    path = DatasetPaths.of("d").asked
+    content = json.loads(path.read_text())
+    assert Asked.read(path) is not None
+    for name in content:
+        for other in (5, None, [], {}, "x", [5]):
+            if type(other) is not type(content[name]) and (name, other) != ("max_rejected", 5):
+                path.write_text(json.dumps({**content, name: other}))
+                if (name, other) != ("compression", "x"):
+                    assert Asked.read(path) is None, (name, other)
+                is_finished(DatasetPaths.of("d"))

@@ -107,13 +107,18 @@ def refuse_foreign(path: Path) -> None:
     """Check that a file, if it is HDF5 and whole enough to say so, is a dataset's.
 
     Raises:
-        InputError: it is something else.
+        InputError: it is something else, or of another version's format; or nobody can tell, for
+            the disk, the permissions or a lock.
     """
     try:
         with open_hdf5(path) as file:
-            is_ours = file.attrs.get("format") == FORMAT
+            version = file.attrs.get("format_version")
+            is_other = isinstance(version, np.integer) and version != FORMAT_VERSION
+            is_ours = file.attrs.get("format") == FORMAT and not is_other
             problem = None if is_ours else _problem_inside(file)
-    except DAMAGE:
+    except DAMAGE as error:
+        if fault := explain_host_fault(error):
+            raise InputError(f"{path}: {fault.removeprefix(f'{path}: ')}") from error
         return
     if problem:
         raise InputError(f"{path}: {problem}")

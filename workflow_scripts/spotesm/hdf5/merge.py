@@ -41,6 +41,8 @@ from spotesm.sequences.rejected import TRANSLATE, read_rejected, writing_rejecte
 
 log = logging.getLogger(__name__)
 
+# What the report shows of a summary, beside what `describe` says.
+COUNTED = ("n_records", "n_rejected", "n_embedded", "n_sequences", "n_residues", "embedding_dim")
 WORK = ("n_sequences", "n_computed", "n_resumed", "n_reused", "attempts", "seconds")
 
 
@@ -288,6 +290,16 @@ def _summarise(job: MergeJob, split: dict, reasons: Counter[str], work: dict) ->
         "rejected": dict(reasons),
         **work,
     }
+
+
+def read_summary(path: Path) -> dict | None:
+    """Return the counts that a merge wrote; None if they are not there, or damaged."""
+    try:
+        summary = read_json(path)
+        describe(summary)
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return summary if all(type(summary.get(name)) is int for name in COUNTED) else None
 
 
 def describe(summary: dict) -> str:

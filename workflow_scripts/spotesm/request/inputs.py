@@ -1,7 +1,6 @@
 """The files that a run reads: found by name, known by content."""
 
 import hashlib
-import json
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
@@ -9,7 +8,7 @@ from dataclasses import dataclass, replace
 from glob import glob
 from pathlib import Path
 
-from spotesm.base.durable import write_json
+from spotesm.base.durable import read_json, write_json
 from spotesm.base.failures import ConfigError, InputError
 from spotesm.base.paths import DatasetPaths, split_of
 from spotesm.base.text import count
@@ -128,11 +127,18 @@ def _begins_with(path: str, content: str) -> bool:
 
 
 def _recall(memory: Path) -> dict[str, list]:
+    """Return what was remembered; what is damaged is read again."""
     try:
-        found = json.loads(memory.read_text(encoding="utf-8"))
+        found = read_json(memory)
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return {path: fact for path, fact in found.items() if _is_fact(fact)}
+
+
+def _is_fact(fact: object) -> bool:
+    """Whether it is four numbers of `stat`, and a digest."""
+    kinds = [type(value) for value in fact] if isinstance(fact, list) else []
+    return kinds == [int, int, int, int, str]
 
 
 @dataclass(frozen=True)

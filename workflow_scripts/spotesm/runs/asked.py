@@ -49,9 +49,23 @@ class Asked:
         """Read what `write` wrote; None if that is not there, or foreign."""
         try:
             content = read_json(path)
-            return cls(**{**content, "request": Request.of_param(content["request"])})
+            asked = cls(**{**content, "request": Request.of_param(content["request"])})
         except (OSError, ValueError, TypeError, KeyError):
             return None
+        return asked if asked._is_sound() else None
+
+    def _is_sound(self) -> bool:
+        """Whether all is of the types above."""
+        lists = (self.files, self.contents)
+        return (
+            all(isinstance(text, str) for text in (self.weights, self.weights_sha256))
+            and isinstance(self.reading, dict)
+            and all(isinstance(texts, list) for texts in lists)
+            and all(isinstance(text, str) for texts in lists for text in texts)
+            and len(self.files) == len(self.contents)
+            and isinstance(self.compression, str | None)
+            and isinstance(self.max_rejected, int | float)
+        )
 
 
 def ask(config: Mapping) -> dict[str, Asked]:

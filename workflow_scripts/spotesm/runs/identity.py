@@ -9,16 +9,25 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import h5py
 import numpy as np
 
 from spotesm.base.durable import read_json, replacing
-from spotesm.base.failures import ConfigError, InputError, WeightsError
+from spotesm.base.failures import (
+    ConfigError,
+    InputError,
+    NoLocksError,
+    WeightsError,
+    explain_host_fault,
+)
+from spotesm.base.locks import try_lock
 from spotesm.base.paths import DatasetPaths, is_path_of_weights
 from spotesm.hdf5.format import DAMAGE, open_checked, open_hdf5, refuse_foreign
+from spotesm.hdf5.merge import read_summary
 from spotesm.hdf5.unfit import may_be_tried, read_devices
 from spotesm.machine.nvidia import describe_local
 from spotesm.request.inputs import is_grown
@@ -26,6 +35,7 @@ from spotesm.request.outputs import Outputs
 from spotesm.request.request import Request
 from spotesm.request.reuse import outputs_of
 from spotesm.runs.asked import Asked
+from spotesm.runs.occupancy import DatasetBusyError
 from spotesm.sequences.containment import holds_all
 from spotesm.sequences.digests import from_bytes
 from spotesm.sequences.long_sequences import SMALLER_WINDOWS, LongSequences
@@ -47,30 +57,43 @@ class Standing:
         state: `ABSENT`; `DONE`, it is what is asked; `TO_DO`, what is asked holds all that it
             holds, and something more; `REFUSED`, something that it holds would be lost.
         why: what differs, in words.
+        looked_at: what tells the file from one that takes its place later.
     """
 
     state: str
     why: tuple[str, ...] = ()
+    looked_at: tuple[int, ...] = ()
 
 
 def find_standing(paths: DatasetPaths, asked: Asked) -> Standing:
     """Compare a dataset's merged file with what is asked.
 
     Raises:
-        InputError: what lies in its place is none of spotESM's files.
+        InputError: what lies in its place is none of spotESM's files, of another format, or cannot
+            be read; or the input cannot.
     """
     if not paths.embeddings.exists():
         return Standing(ABSENT)
     refuse_foreign(paths.embeddings)
     try:
-        with open_checked(paths.embeddings) as file:
+        file = open_checked(paths.embeddings)
+    except InputError as error:
+        return Standing(TO_DO, (f"it is damaged ({error})",))
+    try:
+        with file:
             lost, lacking = _compare(file, asked)
-    except (InputError, *DAMAGE) as error:
+    except DAMAGE as error:
+        if fault := explain_host_fault(error):  # which tells nothing of the file
+            raise InputError(
+                f"{paths.embeddings}: cannot be compared with the input: {fault}"
+            ) from error
         return Standing(TO_DO, (f"it is damaged ({error})",))
     if lost:
         return Standing(REFUSED, tuple(lost))
-    beside = (path for path in (paths.summary, paths.rejected) if not path.exists())
-    lacking += [f"{path} is missing" for path in beside]
+    if read_summary(paths.summary) is None:
+        lacking.append(f"{paths.summary} is missing, or damaged")
+    if not paths.rejected.exists():
+        lacking.append(f"{paths.rejected} is missing")
     return Standing(TO_DO, tuple(lacking)) if lacking else Standing(DONE)
 
 
@@ -83,11 +106,11 @@ def is_finished(paths: DatasetPaths) -> bool:
         return False
 
 
-def judge_results(asked: Mapping[str, Asked], replace: bool) -> dict[str, Standing]:
+def judge_results(asked: Mapping[str, Asked], may_replace: bool) -> dict[str, Standing]:
     """Return how the result of each dataset stands, after mending what a kill left.
 
     Args:
-        replace: whether results may lose something.
+        may_replace: whether results may lose something.
 
     Raises:
         ConfigError: one would, and may not.
@@ -96,9 +119,11 @@ def judge_results(asked: Mapping[str, Asked], replace: bool) -> dict[str, Standi
     standings = {}
     for name, wanted in asked.items():
         paths = DatasetPaths.of(name)
-        restore_earlier(paths)
-        standings[name] = find_standing(paths, wanted)
-    if not replace:
+        if paths.earlier.exists():
+            _restore_if_left(paths)
+        file = _tell(paths)
+        standings[name] = replace(find_standing(paths, wanted), looked_at=file)
+    if not may_replace:
         refuse_losses(standings)
     return standings
 
@@ -111,6 +136,37 @@ def restore_earlier(paths: DatasetPaths) -> None:
         paths.earlier.unlink()
     else:
         os.replace(paths.earlier, paths.embeddings)
+
+
+def _restore_if_left(paths: DatasetPaths) -> None:
+    """Do so if that run has ended: one that lives needs the second name until it has merged."""
+    with suppress(NoLocksError), try_lock(paths.lock, "--directory") as is_free:
+        if is_free:
+            restore_earlier(paths)
+        return
+    restore_earlier(paths)
+
+
+def check_unchanged(standings: Mapping[str, Standing]) -> None:
+    """Check that merged files are those that were looked at, once no other run can change them.
+
+    Raises:
+        DatasetBusyError: another run has written one since.
+    """
+    for name, standing in standings.items():
+        if _tell(paths := DatasetPaths.of(name)) != standing.looked_at:
+            raise DatasetBusyError(
+                f"{paths.embeddings}: another run has written it meanwhile; run the same command "
+                "again"
+            )
+
+
+def _tell(paths: DatasetPaths) -> tuple[int, ...]:
+    try:
+        stat = paths.embeddings.stat()
+    except FileNotFoundError:
+        return ()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
 
 
 def check_same_weights(manifest: Path, held: Iterable[Path]) -> None:
