@@ -18,9 +18,12 @@ from models import write_fair_esm
 from sequences import write_fasta
 from shards import make_request
 from spotesm.__main__ import main
+from spotesm.base.paths import weights_manifest as weights_manifest_of
 from spotesm.commands import verify
 from spotesm.hdf5 import integrity
+from spotesm.hdf5.reader import opened
 from spotesm.hdf5.shard_file import as_attribute
+from spotesm.model import independent
 from spotesm.sequences.digests import digest_sequence
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.rejected import Rejected
@@ -531,3 +534,44 @@ def test_ids_that_the_terminal_cannot_write(dataset: Dataset) -> None:
     assert ended.returncode == 1
     said = r"row 2: its id is '\xdf', but the FASTA says '\xe92'"
     assert ended.stderr == f"{dataset.file}, {said}\n"
+
+
+def test_without_the_library_of_a_family_no_row_is_recomputed(
+    dataset: Dataset,
+    weights_manifest: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What a transformers without ESM C, or none, is to verify."""
+    weights = Weights.read(weights_manifest)
+    with h5py.File(dataset.file, "a") as file:
+        settings = json.loads(file.attrs["fingerprint"])
+        settings["weights_sha256"] = file.attrs["weights_sha256"] = weights.sha256
+        file.attrs["fingerprint"] = json.dumps(settings)
+    monkeypatch.setitem(sys.modules, "transformers", None)
+    monkeypatch.setattr(verify, "independent_forward", independent.FORWARDS["esmc"])
+    run(dataset, "--weights", weights_manifest, rows=2)
+    said = capsys.readouterr().out.splitlines()
+    assert said[-1].startswith("no rows recomputed: that needs a transformers that has ESM C (pip")
+    assert len(said) == 3
+
+
+@pytest.mark.parametrize(
+    ("weights", "adapter", "named"),
+    [
+        ("hf:lab/model", "", "hf:lab/model@abcd"),
+        ("pretrained", "", "pretrained@abcd"),
+        ("hf:lab/model", "lora", "hf:lab/model@abcd + lora"),
+    ],
+)
+def test_the_manifest_is_found_by_what_the_config_names(
+    dataset: Dataset, tmp_path: Path, weights: str, adapter: str, named: str
+) -> None:
+    model = {"name": "esm2_t6_8M_UR50D", "weights": weights, "adapter": adapter}
+    with h5py.File(dataset.file, "a") as file:
+        file.attrs.update(weights=named, config=json.dumps({"model": model}))
+    usual = weights_manifest_of("esm2_t6_8M_UR50D", weights, adapter)
+    (tmp_path / usual).parent.mkdir(parents=True)
+    (tmp_path / usual).write_text("{}")
+    with opened(dataset.file) as embeddings:
+        assert verify.find_manifest(embeddings, None) == (tmp_path / usual, tmp_path)

@@ -55,7 +55,7 @@ def independent_forward(source: Source) -> Forward:
     Raises:
         NotInstalledError: it is not installed.
     """
-    return _FORWARDS[source.architecture.family](source)
+    return FORWARDS[source.architecture.family](source)
 
 
 # -- fair-esm --------------------------------------------------------------------------------------
@@ -124,7 +124,7 @@ def _compute_by_transformers(
     return Computed({layer: result.hidden_states[layer][0] for layer in layers}, result.logits[0])
 
 
-_FORWARDS: dict[str, Callable[[Source], Forward]] = {
+FORWARDS: dict[str, Callable[[Source], Forward]] = {
     "esm1": _by_fair_esm,
     "esm2": _by_fair_esm,
     "esmc": _by_transformers,
