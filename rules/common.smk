@@ -27,7 +27,8 @@ from spotesm.request.config import (
     own_files,
     refuse_repeated_keys,
 )
-from spotesm.request.inputs import choose_split, find_fasta, know_by_content
+from spotesm.request.fasta_files import search
+from spotesm.request.inputs import choose_split, know_by_content
 from spotesm.request.labels import read_labels
 from spotesm.request.request import Request
 from spotesm.request.reuse import find_reused
@@ -64,7 +65,8 @@ try:
         refuse_repeated_keys(Path(path))
     config.update(check_config(config))
     DATASETS = {name: Dataset.of_config(config, name) for name in config["datasets"]}
-    FASTA = {name: find_fasta(dataset.fasta, name) for name, dataset in DATASETS.items()}
+    FOUND = {name: search(dataset.fasta, name) for name, dataset in DATASETS.items()}
+    FASTA = {name: found.files for name, found in FOUND.items()}
     OWN_FILES = own_files(config)
     REUSED = find_reused(config)
     for path in {path for paths in REUSED.values() for path in paths if Path(path).exists()}:

@@ -29,6 +29,7 @@ for datasets in same_split():
             surely_proteins=untracked(
                 lambda wildcards: DATASETS[wildcards.dataset].alphabet is not None
             ),
+            left_out=untracked(lambda wildcards: FOUND[wildcards.dataset].describe_left_out()),
             max_rejected=untracked(config["max_rejected"]),
             split=untracked(lambda wildcards: asdict(SPLITS[wildcards.dataset])),
             kept=untracked(lambda wildcards: rejected_list(wildcards.dataset)),

@@ -1,5 +1,6 @@
 """Rule split_fasta: split the FASTA files of a dataset into shards by content."""
 
+import logging
 from pathlib import Path
 
 from spotesm.base.paths import DatasetPaths
@@ -10,6 +11,8 @@ from spotesm.step import step
 with step(snakemake.log[0]):
     split = Split(**snakemake.params.split)
     split.tell()
+    if snakemake.params.left_out:
+        logging.getLogger(__name__).warning("%s", snakemake.params.left_out)
     split_fasta(
         inputs=[Path(path) for path in snakemake.params.fasta],
         shards=[Path(path) for path in snakemake.output.shards],

@@ -1,5 +1,6 @@
 """What `spotesm verify` notices, and what it says to odd arguments: always one line."""
 
+import gzip
 import json
 import os
 import shutil
@@ -115,6 +116,7 @@ def test_what_is_right_is_said_to_be(dataset: Dataset, capsys: pytest.CaptureFix
     keys = "bos/6, contacts/values, logits/values, mean/6, residues/6"
     assert capsys.readouterr().out.splitlines() == [
         "11 rows are the records of the FASTA, in order: ids, lengths, digests",
+        "every header of the FASTA is one of these rows or of 3 rejected ones",
         f"all values of {keys} are finite",
     ]
 
@@ -260,6 +262,52 @@ def test_each_attribute_counts(dataset: Dataset, name: str, value: object, gone:
 
 
 # -- the FASTA and rejected.tsv --------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("place", [0, 6, N + 2])
+@pytest.mark.parametrize("glue", ["\n", "", "*"], ids=["line", "glued", "glued-to-stop"])
+def test_a_record_that_the_reader_loses_is_missed(
+    dataset: Dataset, monkeypatch: pytest.MonkeyPatch, place: int, glue: str
+) -> None:
+    """`read_fasta` gives the records of before, whatever is in the file now."""
+    before = list(verify.read_fasta([dataset.fasta]))
+    monkeypatch.setattr(verify, "read_fasta", lambda _: iter(before))
+    records = dataset.fasta.read_text().split(">")[1:]
+    records[place] = f"{records[place][:-1]}{glue}>another\nMKV\n"
+    dataset.fasta.write_text("".join(f">{record}" for record in records))
+    assert said_by(dataset) == (
+        f"{dataset.file}: 11 rows and 3 rejected records, but the FASTA has 15 headers"
+    )
+
+
+@pytest.mark.parametrize("place", [0, 5, N - 1])
+def test_a_row_that_was_taken_out_whole_is_missed(dataset: Dataset, place: int) -> None:
+    kept = np.delete(np.arange(N), place)
+    with h5py.File(dataset.file, "a") as file:
+        for name in ("lengths", "windows", "digests", "sequence_ids", "mean/6", "bos/6"):
+            values = file[name][:][kept]
+            del file[name]
+            file[name] = values
+        file.attrs["n_records"] -= 1
+    assert said_by(dataset).startswith(
+        f"{dataset.file}, row {place}: its id is 'é{place + 1}'"
+    ) or (place == N - 1 and "from row 10 on, the FASTA has more records" in said_by(dataset))
+
+
+@pytest.mark.parametrize(
+    ("content", "n"),
+    [
+        (b"", 0),
+        (b"; >no\n# > no\n>a >b\nMK\n>b\nAC", 2),
+        (b"\xef\xbb\xbf>a\rMK\r>b\rAC\r>c", 3),
+        (b">a\r\nMK\r\n\r\n>b\r\nAC*>c\r\n", 3),
+        (b">a\nMK<br>\n</p>\nMK>b\n>\n", 3),
+    ],
+)
+def test_headers_are_counted(tmp_path: Path, content: bytes, n: int) -> None:
+    for written in (content, gzip.compress(content)):
+        (tmp_path / "in").write_bytes(written)
+        assert verify.count_headers(tmp_path / "in") == n
 
 
 def test_another_folder(dataset: Dataset, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -36,7 +36,7 @@ SMALL = {
     "sequences.compression.BLOCK_BYTES": 8,  # as many as are looked at before the first is read
     "sequences.fasta.BLOCK_BYTES": 7,
     "sequences.sharding.BYTES_AT_ONCE": 100,
-    "sequences.sharding.ID_HASHES_AT_ONCE": 3,
+    "sequences.ids.ID_HASHES_AT_ONCE": 3,
     "weights.downloads.BLOCK_BYTES": 1000,
     "weights.prepared.READ_BYTES": 1000,
 }

@@ -1,14 +1,14 @@
-"""Input files: found by name, known by content."""
+"""Input files: known by content; how many shards suit them."""
 
 import multiprocessing
 import os
 from pathlib import Path
 
 import pytest
-from spotesm.base.failures import ConfigError, InputError
+from spotesm.base.failures import InputError
 from spotesm.base.paths import DatasetPaths
 from spotesm.request import inputs
-from spotesm.request.inputs import Split, choose_split, find_fasta, know_by_content
+from spotesm.request.inputs import Split, choose_split, know_by_content
 
 
 @pytest.fixture
@@ -19,45 +19,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         path.parent.mkdir(exist_ok=True)
         path.write_text(">x\nM\n")
     return tmp_path
-
-
-@pytest.mark.parametrize(
-    ("given", "found"),
-    [
-        (["d"], ["d/a.FAA", "d/b.fasta", "d/c.fa.gz"]),
-        (["d/*.f*"], ["d/b.fasta", "d/c.fa.gz"]),
-        (["e/z.fasta", "d/b.fasta"], ["e/z.fasta", "d/b.fasta"]),
-        (["*/*.fasta"], ["d/b.fasta", "e/z.fasta"]),
-        (["d/notes.txt"], ["d/notes.txt"]),
-    ],
-)
-@pytest.mark.usefixtures("folder")
-def test_folders_and_patterns_give_their_files_sorted(given: list[str], found: list[str]) -> None:
-    assert find_fasta(given, "x") == found
-
-
-@pytest.mark.parametrize("name", ["[1].fasta", "what?.fasta", 'a b\'s "c".fasta'])
-def test_a_file_is_found_by_its_very_name(folder: Path, name: str) -> None:
-    (folder / name).write_text(">x\nM\n")
-    (folder / "1.fasta").write_text(">y\nM\n")
-    (folder / "whats.fasta").write_text(">y\nM\n")
-    assert find_fasta([name], "x") == [name]
-
-
-@pytest.mark.parametrize(
-    ("given", "line"),
-    [
-        (["no.fasta"], "config: datasets: x: no such file: no.fasta"),
-        (["d/*.pep"], "config: datasets: x: no such file: d/*.pep"),
-        (["."], "config: datasets: x: .: no FASTA in this folder"),
-        (["d/b.fasta", "d/*.fasta"], "config: datasets: x: d/b.fasta is named twice"),
-    ],
-)
-@pytest.mark.usefixtures("folder")
-def test_what_names_no_file_is_refused(given: list[str], line: str) -> None:
-    with pytest.raises(ConfigError) as caught:
-        find_fasta(given, "x")
-    assert str(caught.value).startswith(line)
 
 
 def test_content_is_known_whatever_the_date(folder: Path) -> None:

@@ -16,13 +16,14 @@ from sequences import random_sequence, write_fasta
 from spotesm.base.durable import write_json
 from spotesm.base.failures import InputError, TooManyRejectedError
 from spotesm.sequences.digests import from_bytes
+from spotesm.sequences.ids import Ids
+from spotesm.sequences.looks import is_like_nucleotides
 from spotesm.sequences.rejected import Rejected, read_rejected, writing_rejected
 from spotesm.sequences.sharding import (
     Contigs,
     Shard,
     _ShardFiles,
     divide_digests,
-    is_like_nucleotides,
     shards_of,
     split_fasta,
 )
@@ -142,7 +143,7 @@ def test_memory_is_that_of_what_waits_to_be_written(
     """However little of the records is residues."""
     monkeypatch.setattr("spotesm.sequences.fasta.BLOCK_BYTES", 1 << 10)
     monkeypatch.setattr("spotesm.sequences.sharding.BYTES_AT_ONCE", 1 << 16)
-    monkeypatch.setattr("spotesm.sequences.sharding.ID_HASHES_AT_ONCE", 1 << 11)
+    monkeypatch.setattr("spotesm.sequences.ids.ID_HASHES_AT_ONCE", 1 << 11)
     path = write_fasta(tmp_path / "in", [(f"{i:0{width}}", "M") for i in range(n)])
     tracemalloc.start()
     try:
@@ -332,3 +333,14 @@ def test_a_full_disk_is_told_of_the_shard_that_is_written(tmp_path: Path, place:
         files.write()
     assert caught.value.filename == str(paths[place])
     assert list(tmp_path.iterdir()) == []
+
+
+@given(st.lists(st.integers(0, 40), min_size=1, max_size=120), st.integers(1, 7))
+def test_repeated_ids_are_counted_whatever_is_written_at_once(ids: list[int], most: int) -> None:
+    with pytest.MonkeyPatch.context() as monkeypatch, tempfile.TemporaryFile() as file:
+        monkeypatch.setattr("spotesm.sequences.ids.ID_HASHES_AT_ONCE", most)
+        counted = Ids(file)
+        for start in range(0, len(ids), 5):
+            counted.add(b"%d" % one for one in ids[start : start + 5])
+        assert len(counted) == len(ids)
+        assert counted.count_repeats() == len(ids) - len(set(ids))

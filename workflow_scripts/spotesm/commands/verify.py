@@ -3,11 +3,13 @@
 import json
 import logging
 import random
+import re
 from array import array
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import chdir
 from itertools import pairwise, zip_longest
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import click
 import numpy as np
@@ -25,9 +27,11 @@ from spotesm.model.independent import (
     independent_forward,
     reference_values,
 )
+from spotesm.request.fasta_files import is_pipe, spool
 from spotesm.request.outputs import CONTACTS, output_of
+from spotesm.sequences.compression import open_by_content
 from spotesm.sequences.digests import digest_sequence
-from spotesm.sequences.fasta import RejectedSequence, normalise, read_fasta
+from spotesm.sequences.fasta import BOM, RejectedSequence, normalise, read_fasta
 from spotesm.sequences.rejected import TRANSLATE, read_rejected
 from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.manifest import Weights
@@ -78,8 +82,10 @@ def verify(
       spotesm verify results/demo/embeddings.h5 resources/demo.fasta
     """
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    with opened(file) as embeddings:
-        check(embeddings, fasta, rejected or file.with_name("rejected.tsv"), rows, seed, weights)
+    with opened(file) as embeddings, TemporaryDirectory() as folder:
+        # Everything is read twice.
+        files = [spool(path, Path(folder)) if is_pipe(path) else path for path in fasta]
+        check(embeddings, files, rejected or file.with_name("rejected.tsv"), rows, seed, weights)
 
 
 def check(
@@ -107,6 +113,8 @@ def check(
     click.echo(
         f"{len(embeddings)} rows are the records of the FASTA, in order: ids, lengths, digests"
     )
+    n_rejected = check_headers(embeddings, fasta, rejected)
+    click.echo(f"every header of the FASTA is one of these rows or of {n_rejected} rejected ones")
     stored = sum(len(embeddings.file[key]) for key in embeddings.outputs)
     with progress("values looked at", stored, "rows") as advance:
         check_integrity(embeddings, advance)
@@ -171,6 +179,32 @@ def check_records(
         if row in wanted:
             sequences[row] = expected
     return sequences
+
+
+def check_headers(embeddings: Embeddings, fasta: Sequence[Path], rejected: Path) -> int:
+    """Check that there are as many rows and rejected records as headers; how many are rejected.
+
+    The split and `accepted_sequences` share a reader; a record that it lost would miss in both.
+    """
+    n_rejected, n_headers = len(read_ordinals(rejected)), sum(map(count_headers, fasta))
+    if n_headers != len(embeddings) + n_rejected:
+        raise IncompleteError(
+            f"{embeddings.path}: {len(embeddings)} rows and {n_rejected} rejected records, but the "
+            f"FASTA has {n_headers} headers"
+        )
+    return n_rejected
+
+
+def count_headers(fasta: Path) -> int:
+    """Count the headers of a file line by line, those that are glued to another line, too."""
+    n_headers = 0
+    with open(fasta, "rb", buffering=0) as raw:
+        for lines in open_by_content(raw, str(fasta)):
+            for line in re.split(rb"[\r\n]+", lines) if b">" in lines else ():
+                before, mark, _ = line.partition(b">")
+                glued = n_headers and b"<" not in before
+                n_headers += bool(mark and (glued or before in (b"", BOM)))
+    return n_headers
 
 
 def accepted_sequences(fasta: Sequence[Path], rejected: Path) -> Iterator[tuple[str, bytes]]:

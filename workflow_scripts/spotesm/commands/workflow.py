@@ -15,14 +15,23 @@ import yaml
 from spotesm.base.durable import replacing
 from spotesm.base.failures import ConfigError, UserError
 from spotesm.base.paths import REPOSITORY, SCHEMA, DatasetPaths, is_path_of_weights
-from spotesm.request.config import Dataset, check_config, dataset_name, expand_path, own_files
-from spotesm.request.inputs import find_fasta
+from spotesm.request.config import (
+    Dataset,
+    check_config,
+    check_name,
+    dataset_name,
+    expand_path,
+    own_files,
+    safe_name,
+)
+from spotesm.request.fasta_files import find_fasta, is_pipe, spool
 from spotesm.request.reuse import find_result, find_reused
 from spotesm.runs.asked import ask
 from spotesm.runs.environment import complete_environment, default_profile, describe_profiles
 from spotesm.runs.identity import judge_results
 from spotesm.runs.occupancy import wait_until_free
 from spotesm.runs.supervise import supervise
+from spotesm.sequences.sources import name_files
 from spotesm.weights.architectures import ARCHITECTURES, PACKED
 
 NOT_KEPT = Path(".snakemake/spotesm-config.yaml")  # the config of what leaves nothing behind
@@ -146,7 +155,7 @@ def make_configs(
         UserError: something given is wrong.
     """
     configs, checked = {}, {}
-    datasets = _datasets(fasta, name, each)
+    datasets = _datasets(_take_pipes(fasta, directory, name, each), name, each)
     for dataset, files in datasets.items():
 
         def config_with(
@@ -178,6 +187,22 @@ def merge_configs(configs: Iterable[Mapping]) -> dict:
     return merged
 
 
+def _take_pipes(fasta: Sequence[str], directory: Path, name: str | None, each: bool) -> list[str]:
+    """Write what comes through pipes to files among the results of the dataset."""
+    pipes = list(filter(is_pipe, fasta))
+    if pipes and (each or not name):
+        raise click.UsageError(f"{pipes[0]}: a pipe has no name; give the dataset one by --name.")
+    if len(set(pipes)) < len(pipes):
+        raise click.UsageError("A pipe can be read but once; name it once.")
+    taken = []
+    for path in fasta:
+        if path in pipes:
+            path = str(spool(path, directory / DatasetPaths.of(check_name(name)).folder))
+            click.echo(f"what came through the pipe is kept as {path}", err=True)
+        taken.append(path)
+    return taken
+
+
 def _datasets(fasta: Sequence[str], name: str | None, each: bool) -> dict[str, list[str]]:
     """Return the FASTA files of each dataset."""
     if not each:
@@ -189,11 +214,12 @@ def _datasets(fasta: Sequence[str], name: str | None, each: bool) -> dict[str, l
     if name:
         raise click.UsageError("--each names the datasets like their files; leave out --name.")
     datasets: dict[str, list[str]] = {}
-    for file in find_fasta(fasta, "--each"):
-        (other,) = datasets.setdefault(dataset_name(file), [file])
+    files = find_fasta(fasta, "--each")
+    for file, dataset in zip(files, map(safe_name, name_files(files)), strict=True):
+        (other,) = datasets.setdefault(dataset, [file])
         if other != file:
             raise ConfigError(
-                f"{other} and {file} would both be the dataset {dataset_name(file)}; rename "
+                f"{other} and {file} would both be the dataset {dataset}; rename "
                 "one, or embed it alone with --name"
             )
     return datasets

@@ -17,6 +17,7 @@ from spotesm.request.outputs import CONTACTS, OUTPUTS
 from spotesm.request.request import Request
 from spotesm.request.schema import check_schema
 from spotesm.sequences.long_sequences import WHOLE, LongSequences
+from spotesm.sequences.sources import stem_of
 from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.files import find_adapter, find_model, tell_kind
 
@@ -96,7 +97,7 @@ def _take_shorthands(config: dict) -> None:
     if isinstance(datasets, dict):
         config["datasets"] = {}
         for given, paths in datasets.items():
-            name = _name_of_dataset(given)
+            name = check_name(given)
             if name in config["datasets"]:
                 raise ConfigError(
                     f"config: datasets: {name} is there twice, as a number and as text; both would "
@@ -110,12 +111,20 @@ def _take_shorthands(config: dict) -> None:
 
 def dataset_name(path: str) -> str:
     """Return the name of the dataset of a FASTA that was given none: its stem, in safe letters."""
-    file = Path(path).name
-    stem = re.sub(r"\.(gz|bz2|xz|zst)$", "", file).rpartition(".")[0] or file
-    return re.sub(r"[^A-Za-z0-9_-]+", "-", stem).strip("-")
+    return safe_name(stem_of(path))
 
 
-def _name_of_dataset(name: object) -> str:
+def safe_name(name: str) -> str:
+    """Return a name in the letters that those of datasets have; may be empty."""
+    return re.sub(r"[^A-Za-z0-9_-]+", "-", name).strip("-")
+
+
+def check_name(name: object) -> str:
+    """Return the name of a dataset.
+
+    Raises:
+        ConfigError: it cannot be one.
+    """
     if isinstance(name, int) and not isinstance(name, bool):  # such as a taxon's number
         return str(name)
     if not isinstance(name, str):

@@ -1,62 +1,26 @@
-"""The files that a run reads: found by name, known by content."""
+"""The files that a run reads, known by content; how many shards suit them."""
 
 import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from glob import glob
 from pathlib import Path
 
 from spotesm.base.durable import read_json, write_json
-from spotesm.base.failures import ConfigError, InputError
+from spotesm.base.failures import InputError
 from spotesm.base.paths import DatasetPaths, split_of
 from spotesm.base.text import count
-from spotesm.request.config import expand_path
+from spotesm.sequences.compression import SUFFIXES
 
 log = logging.getLogger(__name__)
 
-FASTA_SUFFIXES = (".fasta", ".fa", ".faa", ".fas", ".fna", ".ffn", ".frn", ".pep", ".aa", ".seq")
-COMPRESSED_SUFFIXES = ("", ".gz", ".bz2", ".xz", ".zst")
 MEMORY = Path(".snakemake/spotesm-inputs.json")
 BYTES_OF_A_SHARD = 2 << 20  # at least, once there are several: some five thousand proteins
 MOST_SHARDS = 512
 MOST_TIMES_OF_SHARDS = 4  # as large, or as small, may an input become until it is split anew
 COMPRESSION_RATIO = 2  # of gzipped proteins, about
 BYTES_AT_ONCE = 1 << 20
-
-
-def find_fasta(given: Sequence[str], dataset: str) -> list[str]:
-    """Return the FASTA files that a dataset's paths name; folders and patterns give theirs sorted.
-
-    Raises:
-        ConfigError: a path names no file.
-    """
-    where = f"datasets: {dataset}"
-    files: list[str] = []
-    for path in given:
-        if Path(path).is_dir():
-            found = sorted(str(f) for f in Path(path).iterdir() if f.is_file() and is_fasta_name(f))
-            what = f"{path}: no FASTA in this folder; its files must end in .fasta, .fa, .faa, ..."
-        elif Path(path).exists() or not glob(path):
-            found, what = [path] if Path(path).is_file() else [], f"no such file: {path}"
-        else:
-            found = sorted(filter(lambda f: Path(f).is_file(), glob(path)))
-            what = f"{path}: matches no file"
-        if not found:
-            raise ConfigError(f"config: {where}: {what}")
-        files += [expand_path(file, where) for file in found]
-    repeated = next((file for file in files if files.count(file) > 1), None)
-    if repeated:
-        raise ConfigError(f"config: {where}: {repeated} is named twice; its records would be, too")
-    return files
-
-
-def is_fasta_name(path: Path) -> bool:
-    """Whether a file in a folder is taken for FASTA, by its name."""
-    name = path.name.lower()
-    endings = tuple(s + c for s in FASTA_SUFFIXES for c in COMPRESSED_SUFFIXES)
-    return name.endswith(endings) and not name.startswith(".")
 
 
 def know_by_content(paths: Iterable[str], memory: Path = MEMORY) -> list[str]:
@@ -201,4 +165,4 @@ def _earlier_split(dataset: DatasetPaths) -> Split | None:
 
 def _plain_bytes(path: str) -> int:
     size = Path(path).stat().st_size
-    return size * COMPRESSION_RATIO if path.endswith(COMPRESSED_SUFFIXES[1:]) else size
+    return size * COMPRESSION_RATIO if path.endswith(SUFFIXES) else size

@@ -7,7 +7,8 @@ from pathlib import Path
 from spotesm.base.durable import read_json, write_json
 from spotesm.base.paths import weights_manifest
 from spotesm.request.config import Dataset, compression_filter, own_files
-from spotesm.request.inputs import find_fasta, know_by_content
+from spotesm.request.fasta_files import find_fasta
+from spotesm.request.inputs import know_by_content
 from spotesm.request.request import Request
 
 

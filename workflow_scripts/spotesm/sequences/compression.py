@@ -18,6 +18,7 @@ from spotesm.base.failures import InputError
 
 BLOCK_BYTES = 64 << 10
 MOST_FIRST_BYTES = 8
+SUFFIXES = (".gz", ".bgz", ".bz2", ".xz", ".zst")  # as such files are usually called
 SKIPPABLE_ZSTD = [bytes([0x50 + kind]) + b"\x2a\x4d\x18" for kind in range(16)]  # pzstd's first
 UTF_16 = "UTF-16 text; convert it, such as by: iconv -f UTF-16 -t UTF-8"
 # What a file that is not read here begins with, and what it is.

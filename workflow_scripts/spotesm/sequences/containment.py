@@ -37,7 +37,7 @@ def holds_all(paths: Sequence[str], held: Iterable[tuple[list[bytes], np.ndarray
 
 def _embeddable(batch: Batch) -> tuple[list[bytes], np.ndarray]:
     """Return ids and digests of the records that are not rejected."""
-    sequences = normalise_all(batch.raws)
+    sequences = normalise_all(batch)
     if sequences is not None:
         return batch.names, digests_of(sequences)
     names, kept = [], []

@@ -11,7 +11,8 @@ import numpy as np
 from spotesm.base.failures import InputError
 from spotesm.sequences.alphabet import RESIDUES
 from spotesm.sequences.compression import DAMAGE, open_by_content
-from spotesm.sequences.reasons import EMPTY, INVALID_CHARACTER, Reason
+from spotesm.sequences.looks import Look, find_doubtful, look_at, look_at_letters
+from spotesm.sequences.reasons import EMPTY, INVALID_CHARACTER, NOT_A_SEQUENCE, Reason
 
 log = logging.getLogger(__name__)
 
@@ -19,7 +20,7 @@ BOM = b"\xef\xbb\xbf"
 COMMENTS = (b";", b"#")  # what lines before the first record may begin with
 MARGINS = b" \t\v\f\n"  # around the sequence on a line: layout
 # Numbers: `in` finds a byte in a tenth of the time that bytes of length 1 take.
-NUL, NEWLINE, RETURN, SPACE = b"\0\n\r "
+NUL, NEWLINE, RETURN, SPACE, HEADER, SEMICOLON = b"\0\n\r >;"
 RARE_MARGINS = b"\t\v\f"
 BLOCK_BYTES = 1 << 17  # what fits into a fast cache, a few times
 DELETED = b"- "  # in a sequence: gaps of an alignment, and blanks between blocks of residues
@@ -28,6 +29,15 @@ CHAIN_SEPARATORS = ":/"
 LEAST_SEQUENCE_IN_HEADER = 5
 TAR = "a tar archive; unpack it, and name what is in it"
 NOT_TEXT = "not a text file (it holds a NUL byte)"
+NOT_UTF_8 = "its id is not UTF-8 text; convert the file to UTF-8"
+PIR = (
+    "not FASTA (it looks like PIR, whose second lines are titles); convert it, such as by "
+    "Biopython's SeqIO.convert from 'pir' to 'fasta'"
+)
+GLUED = (
+    "a '>' behind residues: files may have been joined of which one had no last newline; let the "
+    "record begin on a line of its own"
+)
 # What a file that is no FASTA may begin with.
 LOOKS = (
     (b"@", "FASTQ"),
@@ -38,6 +48,8 @@ LOOKS = (
     (b"version https://git-lfs", "a pointer of Git LFS"),
 )
 _HEADERS = re.compile(rb">(?<=^>)", re.MULTILINE)  # `^>` alone takes eight times as long
+_GLUED = re.compile(rb"^[^<>\n]*>", re.MULTILINE)  # in the web's pages `<` comes first
+_PIR = re.compile(rb"(?:P1|F1|DL|DC|RL|RC|N1|N3|XX);")  # its types of sequences
 _ID_ENDS = re.compile(rb"[ \t]")
 _LETTERS = set(b"ABCDEFGHIJKLMNOPQRSTUVWXYZ")
 _LETTERS_OF_ALPHABET = bytes(_LETTERS & set(RESIDUES))
@@ -46,10 +58,15 @@ _UNKNOWN_TO_X = bytes.maketrans(_LETTERS_OUTSIDE_ALPHABET, b"X" * len(_LETTERS_O
 
 
 class RejectedSequence(Exception):
-    """A record that cannot be embedded, and why."""
+    """A record that cannot be embedded, and why.
 
-    def __init__(self, keyword: str, detail: str) -> None:
+    Attributes:
+        line: where one sees it, from 1 on, that after the header; None if it is said otherwise.
+    """
+
+    def __init__(self, keyword: str, detail: str, line: int | None = None) -> None:
         self.reason = Reason(keyword, detail)
+        self.line = line
         super().__init__(str(self.reason))
 
 
@@ -58,13 +75,18 @@ class Record(NamedTuple):
 
     Attributes:
         name: the header up to the first space or tab, in UTF-8; may be empty.
-        raw: the sequence as it stands there, in one piece.
+        body: the lines of the sequence, as they stand there.
         description: what follows in the header, in whatever encoding.
     """
 
     name: bytes
-    raw: bytes
+    body: bytes
     description: bytes
+
+    @property
+    def raw(self) -> bytes:
+        """The sequence as it stands there, in one piece."""
+        return _join_lines(self.body)
 
     @property
     def identifier(self) -> str:
@@ -73,15 +95,28 @@ class Record(NamedTuple):
 
 
 class Batch(NamedTuple):
-    """Some records that follow one another, by the columns of `Record`."""
+    """Some records that follow one another, by the columns of `Record`, and where they are.
+
+    Attributes:
+        path, line: of the first header.
+    """
 
     names: list[bytes]
-    raws: list[bytes]
+    bodies: list[bytes]
     descriptions: list[bytes]
+    raws: list[bytes]
+    path: Path
+    line: int
 
     def records(self) -> Iterator[Record]:
         """Yield one after the other."""
-        return map(Record._make, zip(*self, strict=True))
+        columns = (self.names, self.bodies, self.descriptions)
+        return map(Record._make, zip(*columns, strict=True))
+
+    def place_of(self, number: int, line: int) -> str:
+        """Return file and line of a line of one of the records; 0 is its header."""
+        before = sum(body.count(b"\n") + 1 for body in self.bodies[:number])
+        return f"{self.path}, line {self.line + before + line}"
 
 
 class Normalised(NamedTuple):
@@ -103,15 +138,20 @@ def _is_normal(raw: bytes) -> bool:
     return bool(raw) and not raw.translate(None, _LETTERS_OF_ALPHABET)
 
 
-def normalise_all(raws: Sequence[bytes]) -> Sequence[bytes] | None:
+def normalise_all(batch: Batch) -> Sequence[bytes] | None:
     """Return sequences as the models see them, if nothing is done to any but to take a stop away.
 
     Nearly all files hold nothing else, and it takes less than half as long as one by one.
     """
-    if _are_normal(raws):
-        return raws
-    without_stops = [_without_stop(raw) for raw in raws]
-    return without_stops if _are_normal(without_stops) else None
+    sequences: Sequence[bytes] = batch.raws
+    if not _are_normal(sequences):
+        sequences = list(map(_without_stop, sequences))
+        if not _are_normal(sequences):
+            return None
+    doubtful = find_doubtful(sequences)
+    if any(look_at_letters(batch.names[i], sequences[i]) for i in doubtful):
+        return None
+    return sequences
 
 
 def _are_normal(sequences: Sequence[bytes]) -> bool:
@@ -129,13 +169,18 @@ def normalise(record: Record) -> Normalised:
     `.`) at the end; letters outside the models' alphabet become X.
 
     Raises:
-        RejectedSequence: nothing is left (`empty`), or something is no letter
-            (`invalid_character`).
+        RejectedSequence: nothing is left (`empty`), something is no letter
+            (`invalid_character`), or the letters are those of something else
+            (`not_a_sequence`).
     """
-    sequence = _without_stop(record.raw)
+    raw = record.raw
+    sequence = _without_stop(raw)
     if _is_normal(sequence):
+        if find_doubtful([sequence]):
+            _reject(look_at_letters(record.name, sequence))
         return Normalised(sequence, replaced=0, removed=0)
-    letters = record.raw.upper().translate(None, delete=DELETED)
+    _reject(look_at(record.name, record.body))
+    letters = raw.upper().translate(None, delete=DELETED)
     sequence = _without_stop(letters)
     if not sequence:
         raise RejectedSequence(EMPTY, _why_empty(record))
@@ -150,8 +195,13 @@ def normalise(record: Record) -> Normalised:
     return Normalised(
         sequence.translate(_UNKNOWN_TO_X),
         replaced=len(sequence) - len(known),
-        removed=len(record.raw) - len(letters),
+        removed=len(raw) - len(letters),
     )
+
+
+def _reject(look: Look | None) -> None:
+    if look:
+        raise RejectedSequence(NOT_A_SEQUENCE, f"looks like {look.what}", look.line)
 
 
 def _why_empty(record: Record) -> str:
@@ -229,25 +279,30 @@ class _FastaFile:
     def _parse(self, stream: BinaryIO) -> Iterator[Batch]:
         """Split blocks of whole lines before every line that begins with `>`."""
         begun: list[bytes] = []
+        begun_line = 0
         for lines in self._read_blocks(stream):
             rest, *records = _HEADERS.split(lines)
             if self.in_record:
                 begun.append(rest)
             else:
                 self._check_are_comments(rest)
+            first_line = self.n_lines + rest.count(b"\n") + 1
+            if lines.count(HEADER) > len(records):
+                self._check_glued(rest if self.in_record else b"", records, first_line)
             if records:
-                if not lines.isascii():
-                    self._check_ids(records, self.n_lines + rest.count(b"\n"))
+                if not lines.isascii() or SEMICOLON in lines:
+                    self._check_ids(records, first_line)
                 blanks = any(blank in lines for blank in RARE_MARGINS)
                 if self.in_record:
-                    yield _read_batch([b"".join(begun)], blanks=True)
+                    yield self._batch([b"".join(begun)], begun_line, blanks=True)
                 self.in_record = True
                 *whole, last = records
-                yield _read_batch(whole, blanks)
+                yield self._batch(whole, first_line, blanks)
                 begun = [last]
+                begun_line = self.n_lines + lines[: len(lines) - len(last)].count(b"\n") + 1
             self.n_lines += int(np.count_nonzero(np.frombuffer(lines, np.uint8) == NEWLINE))
         if self.in_record:
-            yield _read_batch([b"".join(begun)], blanks=True)
+            yield self._batch([b"".join(begun)], begun_line, blanks=True)
 
     def _read_blocks(self, stream: BinaryIO) -> Iterator[bytes]:
         """Yield whole lines, some at a time; however they end there, here they end in `\\n`.
@@ -264,15 +319,25 @@ class _FastaFile:
                 raise self._error(TAR if is_tar else NOT_TEXT, line)
             yield lines if self.n_lines else lines.removeprefix(BOM)
 
-    def _check_ids(self, records: Sequence[bytes], n_lines: int) -> None:
-        """Check that ids are text; so many lines are before these records."""
+    def _check_ids(self, records: Sequence[bytes], line: int) -> None:
+        """Check that ids are text, and none of PIR; the first header is in this line."""
         for record in records:
+            if _PIR.match(record):
+                raise self._error(PIR, line)
             try:
                 _split_title(record.partition(b"\n")[0])[0].decode()
             except UnicodeDecodeError as error:
-                problem = "its id is not UTF-8 text; convert the file to UTF-8"
-                raise self._error(problem, n_lines + 1) from error
-            n_lines += record.count(b"\n")
+                raise self._error(NOT_UTF_8, line) from error
+            line += record.count(b"\n")
+
+    def _check_glued(self, rest: bytes, records: Sequence[bytes], line: int) -> None:
+        """Check that no header is behind residues; the first header is in this line."""
+        line -= rest.count(b"\n")
+        for body, lines in [(rest, rest), *((r.partition(b"\n")[2], r) for r in records)]:
+            if glued := _GLUED.search(body):
+                before = lines[: len(lines) - len(body) + glued.start()]
+                raise self._error(GLUED, line + before.count(b"\n"))
+            line += lines.count(b"\n")
 
     def _check_are_comments(self, lines: bytes) -> None:
         for number, line in enumerate(lines.split(b"\n"), start=self.n_lines + 1):
@@ -286,26 +351,30 @@ class _FastaFile:
     def _error(self, problem: str, line: int) -> InputError:
         return InputError(f"{self.path}, line {line}: {problem}")
 
+    def _batch(self, texts: Sequence[bytes], line: int, blanks: bool) -> Batch:
+        """Read records of the lines that follow a `>`; blanks may be around any of them.
 
-def _read_batch(texts: Sequence[bytes], blanks: bool) -> Batch:
-    """Read records of the lines that follow a `>`; blanks may be around any of them.
-
-    Args:
-        blanks: whether others than spaces may be.
-    """
-    parts = [text.partition(b"\n") for text in texts]
-    if blanks:
-        titles = [_split_title(header) for header, _, _ in parts]
-    else:
-        titles = [header.strip(b" ").partition(b" ") for header, _, _ in parts]
-    return Batch(
-        names=[title[0] for title in titles],
-        raws=[
-            _join_lines(body) if blanks or SPACE in body else body.replace(b"\n", b"")
-            for _, _, body in parts
-        ],
-        descriptions=[title[-1] for title in titles],
-    )
+        Args:
+            line: of the first one's header.
+            blanks: whether others than spaces may be.
+        """
+        parts = [text.partition(b"\n") for text in texts]
+        if blanks:
+            titles = [_split_title(header) for header, _, _ in parts]
+        else:
+            titles = [header.strip(b" ").partition(b" ") for header, _, _ in parts]
+        bodies = [body for _, _, body in parts]
+        return Batch(
+            names=[title[0] for title in titles],
+            bodies=bodies,
+            descriptions=[title[-1] for title in titles],
+            raws=[
+                _join_lines(body) if blanks or SPACE in body else body.replace(b"\n", b"")
+                for body in bodies
+            ],
+            path=self.path,
+            line=line,
+        )
 
 
 def _join_lines(body: bytes) -> bytes:

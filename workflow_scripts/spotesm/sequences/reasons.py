@@ -6,8 +6,17 @@ from spotesm.base.failures import CUDA_RUNTIME, NOT_FINITE, OUT_OF_MEMORY
 
 EMPTY = "empty"
 INVALID_CHARACTER = "invalid_character"
+NOT_A_SEQUENCE = "not_a_sequence"
 TOO_LONG = "too_long"
-KEYWORDS = (EMPTY, INVALID_CHARACTER, TOO_LONG, OUT_OF_MEMORY, NOT_FINITE, CUDA_RUNTIME)
+KEYWORDS = (
+    EMPTY,
+    INVALID_CHARACTER,
+    NOT_A_SEQUENCE,
+    TOO_LONG,
+    OUT_OF_MEMORY,
+    NOT_FINITE,
+    CUDA_RUNTIME,
+)
 OF_DEVICE = (OUT_OF_MEMORY, NOT_FINITE, CUDA_RUNTIME)  # on another one it may go well
 
 

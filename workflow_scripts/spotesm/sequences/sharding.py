@@ -6,11 +6,9 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
-from itertools import pairwise
+from dataclasses import dataclass, replace
 from pathlib import Path
 from sys import getsizeof
-from typing import BinaryIO
 
 import numpy as np
 
@@ -25,6 +23,13 @@ from spotesm.sequences.digests import (
     keys_of,
 )
 from spotesm.sequences.fasta import Batch, RejectedSequence, normalise, normalise_all, read_batches
+from spotesm.sequences.ids import Ids
+from spotesm.sequences.looks import (
+    find_doubtful,
+    is_like_nucleotides,
+    is_nucleic_acid,
+    is_unknown,
+)
 from spotesm.sequences.rejected import SPLIT, RejectedWriter, read_rejected, writing_rejected
 
 log = logging.getLogger(__name__)
@@ -38,14 +43,7 @@ COUNTS = (
     "n_unknown_proteins",
     "n_like_nucleotides",
 )
-UNKNOWN = ord("X")
-BASES = b"ACGTUN"
-SEVERAL_BASES = b"RYSWKMBDHVX"  # the codes for several, few in real nucleotides
-NUCLEOTIDES = BASES + SEVERAL_BASES
-MOST_SEVERAL = 0.1
-LEAST_BASES = 20  # shorter peptides may well have no other letters
 MOST_LIKE_NUCLEOTIDES = 0.5
-ID_HASHES_AT_ONCE = 1 << 20
 BYTES_AT_ONCE = 1 << 24  # of what goes to all shards
 
 
@@ -96,7 +94,7 @@ def split_fasta(
             for `kept`.
     """
     counts: Counter[str] = Counter(dict.fromkeys(COUNTS, 0))
-    residues_like_nucleotides = 0
+    nucleotides: Counter[str] = Counter()
     with ExitStack() as stack:
         allow_open_files(len(shards))
         files = _ShardFiles(stack, shards)
@@ -104,21 +102,23 @@ def split_fasta(
         rejects = stack.enter_context(writing_rejected(rejected))
         for line in read_rejected(contigs.rejected) if contigs else ():
             rejects.pass_on(line)
-        ids = _Ids(stack.enter_context(tempfile.TemporaryFile(dir=rejected.parent)))
+        ids = Ids(stack.enter_context(tempfile.TemporaryFile(dir=rejected.parent)))
         for batch in read_batches(inputs):
             ordinals: Iterable[int] = range(len(ids), len(ids) + len(batch.names))
-            names, sequences = batch.names, normalise_all(batch.raws)
+            names, descriptions, sequences = batch.names, batch.descriptions, normalise_all(batch)
             ids.add(names)
             if sequences is None:
-                ordinals, names, sequences = _normalise_each(ordinals, batch, counts, rejects)
-            residues_like_nucleotides += _count_kinds(sequences, counts)
+                ordinals, names, descriptions, sequences = _normalise_each(
+                    ordinals, batch, counts, rejects
+                )
+            _count_kinds(sequences, descriptions, counts, nucleotides)
             files.add(shards_of(digests_of(sequences), edges), ordinals, names, sequences)
         files.write()
         counts["n_records"] = len(ids)
         counts["n_repeated_ids"] = ids.count_repeats()
         _log_counts(counts)
         if not surely_proteins:
-            _refuse_nucleotides(inputs, counts, residues_like_nucleotides)
+            _refuse_nucleotides(inputs, counts, nucleotides)
         rejects.check(
             counts["n_records"],
             max_rejected,
@@ -186,53 +186,55 @@ class _ShardFiles:
 
 def _normalise_each(
     ordinals: Iterable[int], batch: Batch, counts: Counter[str], rejects: RejectedWriter
-) -> tuple[list[int], list[bytes], list[bytes]]:
-    """Return the ordinals, names and sequences of the records that can be embedded."""
+) -> tuple[list[int], list[bytes], list[bytes], list[bytes]]:
+    """Return ordinals, names, descriptions, sequences of the records that can be embedded."""
     kept: list[int] = []
     names: list[bytes] = []
+    descriptions: list[bytes] = []
     sequences: list[bytes] = []
-    for ordinal, record in zip(ordinals, batch.records(), strict=True):
+    for number, (ordinal, record) in enumerate(zip(ordinals, batch.records(), strict=True)):
         try:
             sequence, replaced, removed = normalise(record)
         except RejectedSequence as error:
+            reason = error.reason
+            if error.line is not None:
+                place = batch.place_of(number, error.line)
+                reason = replace(reason, detail=f"{reason.detail} ({place})")
             counts["n_rejected"] += 1
-            rejects.add(ordinal, record.identifier, SPLIT, error.reason)
+            rejects.add(ordinal, record.identifier, SPLIT, reason)
             continue
         counts["n_replaced_residues"] += replaced
         counts["n_removed_characters"] += removed
         kept.append(ordinal)
         names.append(record.name)
+        descriptions.append(record.description)
         sequences.append(sequence)
-    return kept, names, sequences
+    return kept, names, descriptions, sequences
 
 
-def _count_kinds(sequences: Sequence[bytes], counts: Counter[str]) -> int:
-    """Count residues and odd proteins; return the residues of those like nucleotides."""
+def _count_kinds(
+    sequences: Sequence[bytes],
+    descriptions: Sequence[bytes],
+    counts: Counter[str],
+    nucleotides: Counter[str],
+) -> None:
+    """Count residues and odd proteins.
+
+    Args:
+        nucleotides: to it are added the `records` and `residues` of long ones alone.
+    """
     counts["n_residues"] += sum(map(len, sequences))
-    # So that few are looked at: both kinds begin like nucleotides.
-    odd = [text for text in sequences if not text[:LEAST_BASES].lstrip(NUCLEOTIDES)]
-    counts["n_unknown_proteins"] += sum(map(is_unknown, odd))
-    alike = [len(text) for text in odd if is_like_nucleotides(text)]
-    counts["n_like_nucleotides"] += len(alike)
-    return sum(alike)
+    for i in find_doubtful(sequences):
+        sequence = sequences[i]
+        counts["n_unknown_proteins"] += is_unknown(sequence)
+        counts["n_like_nucleotides"] += is_nucleic_acid(sequence, descriptions[i])
+        if is_like_nucleotides(sequence):
+            nucleotides.update(records=1, residues=len(sequence))
 
 
-def is_unknown(sequence: bytes) -> bool:
-    """Whether nothing is known of any of its residues."""
-    return sequence.count(UNKNOWN) == len(sequence)
-
-
-def is_like_nucleotides(sequence: bytes) -> bool:
-    """Whether a normalised sequence is made of the letters of DNA or RNA alone, and not short."""
-    if len(sequence) < LEAST_BASES:
-        return False
-    others = sequence.translate(None, delete=BASES)
-    return len(others) <= MOST_SEVERAL * len(sequence) and not others.translate(
-        None, delete=SEVERAL_BASES
-    )
-
-
-def _refuse_nucleotides(inputs: Sequence[Path], counts: Counter[str], residues: int) -> None:
+def _refuse_nucleotides(
+    inputs: Sequence[Path], counts: Counter[str], nucleotides: Counter[str]
+) -> None:
     """Refuse an input that looks like nucleotides, by its records or by its residues.
 
     Real proteins of A, C, G, T and N alone exist, such as repeats of GA; they are few, and short
@@ -240,60 +242,16 @@ def _refuse_nucleotides(inputs: Sequence[Path], counts: Counter[str], residues: 
     """
     accepted = counts["n_records"] - counts["n_rejected"]
     if (
-        counts["n_like_nucleotides"] > MOST_LIKE_NUCLEOTIDES * accepted
-        or residues > MOST_LIKE_NUCLEOTIDES * counts["n_residues"]
+        nucleotides["records"] > MOST_LIKE_NUCLEOTIDES * accepted
+        or nucleotides["residues"] > MOST_LIKE_NUCLEOTIDES * counts["n_residues"]
     ):
         others = f" and {len(inputs) - 1} more" if len(inputs) > 1 else ""
         raise InputError(
-            f"{inputs[0]}{others}: {counts['n_like_nucleotides']} of {accepted} sequences are made "
+            f"{inputs[0]}{others}: {nucleotides['records']} of {accepted} sequences are made "
             "of the letters of DNA or RNA alone; is this nucleotide? Then embed it with "
             "--nucleotide, or by a config as {fasta: ..., alphabet: nucleotide}; if they are "
             "proteins, say alphabet: protein there"
         )
-
-
-class _Ids:
-    """Counts ids, and those that repeat an earlier one, by their hashes in a file.
-
-    So hundreds of millions of ids need disk, not memory. The chance that two of 300 million
-    different ones share a hash is 1 in 400.
-    """
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self._last = array("q")  # those that are not in the file yet
-        self._n_written = 0
-
-    def __len__(self) -> int:
-        return self._n_written + len(self._last)
-
-    def add(self, names: Iterable[bytes]) -> None:
-        """Take the next ones."""
-        self._last.extend(map(hash, names))  # Python's, the same for as long as this process lives
-        if len(self._last) >= ID_HASHES_AT_ONCE:
-            self._write()
-
-    def _write(self) -> None:
-        self._last.tofile(self._file)
-        self._n_written += len(self._last)
-        del self._last[:]
-
-    def count_repeats(self) -> int:
-        """Count them, one range of hashes after another."""
-        self._write()
-        n_ranges = -(-len(self) // ID_HASHES_AT_ONCE)
-        edges = [(number << 64) // n_ranges for number in range(n_ranges + 1)]
-        n_different = sum(self._count_different(*pair) for pair in pairwise(edges))
-        return len(self) - n_different
-
-    def _count_different(self, first: int, end: int) -> int:
-        found = []
-        self._file.seek(0)
-        for _ in range(0, len(self), ID_HASHES_AT_ONCE):
-            hashes = np.fromfile(self._file, np.uint64, ID_HASHES_AT_ONCE)
-            found.append(hashes[(hashes >= first) & (hashes <= end - 1)])
-        ascending = np.sort(np.concatenate(found))  # np.unique takes many times as long
-        return len(ascending) - int(np.count_nonzero(ascending[1:] == ascending[:-1]))
 
 
 # What is worth a warning, where it is not 0.

@@ -162,8 +162,9 @@ def translate_contigs(
     ):
         for ordinal, record in enumerate(read_fasta(inputs)):
             counts["n_contigs"] += 1
-            contig = record.raw.translate(None, delete=BLANKS)
-            counts["n_removed_from_contigs"] += len(record.raw) - len(contig)
+            raw = record.raw
+            contig = raw.translate(None, delete=BLANKS)
+            counts["n_removed_from_contigs"] += len(raw) - len(contig)
             try:
                 for frame, start, end, residues in find_orfs(contig, translator, min_orf, counts):
                     orf_id = f"{record.identifier}|frame{frame:+d}|{start}-{end}".encode()
