@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 from spotesm.base import durable
-from spotesm.base.durable import make_directory, read_json, replacing, write_json
+from spotesm.base.durable import make_directory, read_json, replacing, replacing_all, write_json
 from spotesm.base.failures import explain_host_fault
 
 NOT_SUPPORTED = [
@@ -34,6 +34,42 @@ def test_leftovers_of_killed_attempts_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".y.json.abc123.tmp").write_text("another file's")
     write_json(tmp_path / "x.json", {})
     assert sorted(os.listdir(tmp_path)) == [".y.json.abc123.tmp", "x.json"]
+
+
+@pytest.mark.parametrize("name", ["x.json", "x", "x.json.y", "[x]", "x?.json", ".x"])
+def test_leftovers_of_other_names_stay(tmp_path: Path, name: str) -> None:
+    others = {"x.json", "x", "x.json.y", "[x]", "x?.json", ".x"} - {name}
+    for other in (name, *others):
+        (tmp_path / f".{other}.abc_1234.tmp").write_text("half")
+    (tmp_path / f"{name}.abc_1234.tmp").write_text("the user's")
+    write_json(tmp_path / name, {})
+    left = {f".{other}.abc_1234.tmp" for other in others} | {name, f"{name}.abc_1234.tmp"}
+    assert set(os.listdir(tmp_path)) == left
+
+
+def test_many_files_look_at_their_folders_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = []
+    monkeypatch.setattr(
+        os, "listdir", lambda folder, look=os.listdir: looked.append(folder) or look(folder)
+    )
+    paths = [tmp_path / f"{folder}/{i}.fasta" for folder in "ab" for i in range(30)]
+    for text in ("first", "second"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        (tmp_path / "a/.7.fasta.abc_1234.tmp").write_text("half")
+        looked.clear()
+        with replacing_all(paths) as temporaries:
+            for temporary in temporaries:
+                temporary.write_text(text)
+        assert len(looked) == 2
+        assert {path.read_text() for path in paths} == {text}
+        assert sorted((tmp_path / "a").iterdir()) == sorted(paths[:30])
+    with pytest.raises(RuntimeError), replacing_all(paths) as temporaries:
+        temporaries[0].write_text("third")
+        raise RuntimeError
+    assert {path.read_text() for path in paths} == {"second"}
+    assert sorted((tmp_path / "a").iterdir()) == sorted(paths[:30])
 
 
 def test_results_follow_the_umask(tmp_path: Path) -> None:

@@ -1,13 +1,12 @@
 """Files that are either whole or absent, whatever kills the process that writes them."""
 
 import errno
-import glob
 import json
 import logging
 import os
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from spotesm.base.failures import mount_of, writing
 
 log = logging.getLogger(__name__)
 
+TEMPORARY = ".tmp"
 # What file systems say that cannot flush a folder, or keep no modes: mounts of object stores, of
 # Windows' drives, some network file systems. There, too, a rename puts the whole file in place.
 _NOT_SUPPORTED = (
@@ -96,10 +96,31 @@ def replacing(path: Path) -> Iterator[Path]:
     such an attempt still be alive, its own rename then fails: the newest writer wins, and
     two writers never mix.
     """
-    make_directory(path.parent)
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        leftover.unlink(missing_ok=True)
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    with replacing_all([path]) as (temporary,):
+        yield temporary
+
+
+@contextmanager
+def replacing_all(paths: Sequence[Path]) -> Iterator[list[Path]]:
+    """Yield the same for many, in one look at each folder."""
+    for folder in {path.parent for path in paths}:
+        make_directory(folder)
+        _remove_leftovers(folder, {path.name for path in paths if path.parent == folder})
+    with ExitStack() as stack:
+        yield [stack.enter_context(_replacing(path)) for path in paths]
+
+
+def _remove_leftovers(folder: Path, names: Collection[str]) -> None:
+    """Remove the temporary files of these names."""
+    for leftover in os.listdir(folder):
+        name, _, suffix = leftover.rpartition(".")
+        if f".{suffix}" == TEMPORARY and name[:1] == "." and name[1:].rpartition(".")[0] in names:
+            (folder / leftover).unlink(missing_ok=True)
+
+
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=TEMPORARY, dir=path.parent)
     temporary = Path(name)
     try:
         with writing(path, temporary):

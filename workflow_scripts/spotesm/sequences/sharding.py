@@ -12,7 +12,7 @@ from sys import getsizeof
 
 import numpy as np
 
-from spotesm.base.durable import read_json, replacing, write_json
+from spotesm.base.durable import read_json, replacing_all, write_json
 from spotesm.base.failures import InputError, writing
 from spotesm.base.limits import allow_open_files
 from spotesm.sequences.digests import (
@@ -152,9 +152,10 @@ class _ShardFiles:
 
     def __init__(self, stack: ExitStack, paths: Sequence[Path]) -> None:
         self._paths = paths
+        temporaries = stack.enter_context(replacing_all(paths))
         self._files = [
-            stack.enter_context(open(stack.enter_context(replacing(path)), "wb"))  # noqa: SIM115
-            for path in paths
+            stack.enter_context(open(temporary, "wb"))  # noqa: SIM115
+            for temporary in temporaries
         ]
         self._pending: list[list[bytes]] = [[] for _ in paths]
         self._pending_bytes = 0
@@ -180,6 +181,7 @@ class _ShardFiles:
         for path, file, records in zip(self._paths, self._files, self._pending, strict=True):
             with writing(path):
                 file.write(b"".join(records))
+                file.flush()
             records.clear()
         self._pending_bytes = 0
 
