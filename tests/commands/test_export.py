@@ -2,9 +2,11 @@
 
 import csv
 import hashlib
+import re
 import sys
 from pathlib import Path
 from typing import ClassVar
+from urllib.parse import unquote
 
 import anndata
 import h5py
@@ -130,6 +132,28 @@ class ExportTests:
             export(self.format, made, tmp_path / "x", *(() if needs else ("--fasta", "in.fasta")))
         assert ("give --fasta" if needs else "takes no --fasta") in capsys.readouterr().err
 
+    def test_records_may_be_called_by_accession(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        ids = ["sp|P12345|A", "p1", "gi|1|ref|NP_268346.1|", "AF-Q00001-F1", "odd/|"]
+        made = write_embeddings(tmp_path, ids)
+        options = [*self.options(made), "--ids", "accession"]
+        if not FORMATS[self.format].has_ids:
+            with pytest.raises(SystemExit):
+                export(self.format, made, tmp_path / "out", *options)
+            assert f"{self.format} has no ids; leave out --ids" in capsys.readouterr().err
+            return
+        export(self.format, made, tmp_path / "out", *options)
+        names = ["P12345", "p1", "NP_268346.1", "Q00001", "odd/|"]
+        found = self.read_names(tmp_path / "out")
+        assert (sorted(found) if self.unique else found) == (
+            sorted(names) if self.unique else names
+        )
+
+    def read_names(self, path: Path) -> list[str]:
+        """What the records are called there."""
+        return [name for name, _ in self.read(path, "mean/6")]
+
 
 def by_name(pair: tuple[str, np.ndarray]) -> str:
     return pair[0]
@@ -146,6 +170,18 @@ class TestH5(ExportTests):
 
     def expect(self, made: EmbeddingsFile, key: str) -> Pairs:
         return one_map(super().expect(made, key), key)
+
+    def read_names(self, path: Path) -> list[str]:
+        with h5py.File(path) as file:
+            assert file["P12345"].attrs["original_id"] == "sp|P12345|A"
+            return [unquote(name) for name in file]
+
+    def test_accessions_that_are_shared(self, tmp_path: Path) -> None:
+        made = write_embeddings(tmp_path, ["sp|P12345|A", "p1", "AF-P12345-F1"])
+        said = "the ids 'sp|P12345|A' and 'AF-P12345-F1' would have one place"
+        with pytest.raises(SystemExit, match=re.escape(said)):
+            export("h5", made, tmp_path / "out.h5", "--ids", "accession")
+        assert not (tmp_path / "out.h5").exists()
 
     def test_plain_ids_are_the_names(self, tmp_path: Path) -> None:
         made = write_embeddings(tmp_path, ["sp|P12345|A_B", "p1", "x.y:z"])

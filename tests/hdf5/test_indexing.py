@@ -165,10 +165,41 @@ def test_what_several_records_have(
     assert embeddings.index(identifier, rows[0] + 1) == rows[1]
     assert embeddings.index(identifier, -N, -1) == rows[0]
     for which in (identifier, ["first", identifier]):
-        with pytest.raises(KeyError, match=f"2 records have the id or accession '{identifier}'"):
+        said = f"2 records have the id or accession '{identifier}', rows {rows[0]}, {rows[1]};"
+        with pytest.raises(KeyError, match=said):
             embeddings[which]
     with pytest.raises(ValueError, match=f"no record there has the id '{identifier}'"):
         embeddings.index(identifier, rows[0] + 1, rows[1])
+
+
+ACCESSIONS = {
+    "NP_268346.1": [0],
+    "NP_268346": [0],
+    "NP_268346.2": [],
+    "WP_000000001": [1, 2, 3, 4, 5, 6],
+    "WP_000000001.3": [3],
+    "ENSP00000493376": [7],
+    "P12345": [8, 9],
+    "pgaptmp_1": [10],
+    "extdb": [],
+}
+
+
+def test_accessions_have_versions_and_are_told_apart(tmp_path: Path) -> None:
+    ids = ["gi|15674171|ref|NP_268346.1|", *(f"WP_000000001.{i}" for i in range(1, 7))]
+    ids += ["ENSP00000493376.2", "AF-P12345-F1", "UniRef90_P12345", "gnl|extdb|pgaptmp_1"]
+    path = write_merged(tmp_path / "x.h5", ids, mean_6=ROWS[: len(ids)])
+    with Embeddings(path) as embeddings, Embeddings(path, accessions=False) as strict:
+        for name, rows in ACCESSIONS.items():
+            assert embeddings.rows_of(name) == rows
+            assert strict.rows_of(name) == [row for row in rows if ids[row] == name]
+            if len(rows) == 1:
+                np.testing.assert_array_equal(embeddings[name], ROWS[rows[0]])
+        with pytest.raises(KeyError, match=r"6 records .*'WP_000000001', rows 1, 2, 3, 4, 5, ...;"):
+            embeddings["WP_000000001"]
+        np.testing.assert_array_equal(strict[["ENSP00000493376.2"]], ROWS[[7]])
+        with pytest.raises(KeyError, match="no record has the id 'ENSP00000493376'"):
+            strict["ENSP00000493376"]
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,6 @@ import pytest
 from spotesm.base.failures import InputError
 from spotesm.report.labels import match_labels
 from spotesm.request.labels import read_labels
-from spotesm.sequences.accessions import accession_of
 
 RECORDS = ["sp|P00001|ONE_TEST", "sp|P00002|TWO_TEST", "p3", "a|b", "tr|P00004|X", "sp|P00004|Y"]
 HEADER = "id\tlabel\n"
@@ -143,20 +142,3 @@ def test_a_whole_id_comes_before_an_accession(path: Path) -> None:
 
 def test_a_record_may_be_called_like_the_header(path: Path) -> None:
     assert labels_of(match(path, "id\tlabel\nid\tA\n", ["x", "id"]), ["x", "id"]) == ["", "A"]
-
-
-@pytest.mark.parametrize(
-    ("identifier", "accession"),
-    [
-        ("sp|P12345|NAME_ORG", "P12345"),
-        ("tr|A0A000|", "A0A000"),
-        ("gb|AAA1.1", "AAA1.1"),
-        ("P12345", None),
-        ("a|b", None),
-        ("contig1|frame+1|3-50", None),
-        ("sp||NAME", None),
-        ("", None),
-    ],
-)
-def test_accessions(identifier: str, accession: str | None) -> None:
-    assert accession_of(identifier) == accession

@@ -3,7 +3,7 @@
 Nothing is held in memory but some rows at a time, and the ids.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from difflib import get_close_matches
 from pathlib import Path
 
@@ -24,9 +24,16 @@ from spotesm.commands.exports.text import CSV, TSV
 from spotesm.commands.progress import progress
 from spotesm.hdf5.reader import Embeddings, opened
 from spotesm.request.outputs import output_of
+from spotesm.sequences.accessions import accession_of
 
 FORMATS = {
     format.name: format for format in (H5, NPZ, PARQUET, CSV, TSV, H5AD, PT, BIOTRAINER, SKBIO)
+}
+
+WHOLE = "id"
+NAMES: dict[str, Callable[[str], str]] = {
+    WHOLE: str,
+    "accession": lambda identifier: accession_of(identifier) or identifier,
 }
 
 HELP = "\n".join(
@@ -56,18 +63,29 @@ HELP = "\n".join(
     multiple=True,
     help="The dataset's FASTA, for formats that hold sequences; again for each, in order.",
 )
-def export(format: str, file: Path, output: Path, key: str | None, fasta: tuple[Path, ...]) -> None:
+@click.option(
+    "--ids",
+    type=click.Choice(list(NAMES)),
+    default=WHOLE,
+    help="What records are called: by the whole id (if left out), or by the accession in it, as "
+    "protspace looks for UniProt's annotations.",
+)
+def export(
+    format: str, file: Path, output: Path, key: str | None, fasta: tuple[Path, ...], ids: str
+) -> None:
     """Write an embeddings.h5 in another format, and say what was written."""
-    chosen = FORMATS[format]
+    chosen, name = FORMATS[format], NAMES[ids]
     if chosen.needs_fasta != bool(fasta):
         needs = "needs the sequences: give --fasta" if chosen.needs_fasta else "takes no --fasta"
         raise click.UsageError(f"{format} {needs}")
+    if not chosen.has_ids and ids != WHOLE:
+        raise click.UsageError(f"{format} has no ids; leave out --ids")
     with opened(file) as embeddings:
         keys = choose_keys(embeddings, chosen, key)
         check_output([file, *fasta], output, chosen)
-        check_places(embeddings, output, chosen)
+        check_places(embeddings, output, chosen, name)
         with progress(str(output), len(embeddings), "records") as advance:
-            records = Records(embeddings, keys, fasta, advance)
+            records = Records(embeddings, keys, fasta, advance, name)
             chosen.write(records, output)
         click.echo(f"{output}: {describe(records)}, {count_bytes(output):,} bytes")
 

@@ -26,7 +26,7 @@ from spotesm.hdf5.index import Index
 from spotesm.hdf5.pieces import read_rows, read_slice
 from spotesm.request.outputs import CONTACTS, LOGITS, OUTPUTS, RESIDUES, Key, offsets_of, output_of
 from spotesm.request.request import Request
-from spotesm.sequences.accessions import accession_of
+from spotesm.sequences.accessions import accession_of, without_version
 
 if TYPE_CHECKING:
     import anndata
@@ -37,6 +37,7 @@ Values: TypeAlias = "np.ndarray | torch.Tensor"
 Rows: TypeAlias = slice | Sequence[int] | Sequence[str] | np.ndarray
 
 IDS_AT_ONCE, ROWS_AT_ONCE = 1 << 16, 1 << 10
+ROWS_NAMED = 5
 CLOSE_AMONG = 1 << 16  # ids that are compared with an unknown one, a second or two
 FIRST = "embeddings"  # a link to the first output with one row a record that was asked for
 
@@ -44,14 +45,15 @@ FIRST = "embeddings"  # a link to the first output with one row a record that wa
 class LookUpError(InputError, KeyError):
     """No record has an id, or several have it."""
 
-    def __init__(self, embeddings: "Embeddings", identifier: str, n_records: int) -> None:
-        super().__init__(embeddings, identifier, n_records)
+    def __init__(self, embeddings: "Embeddings", identifier: str, rows: Sequence[int]) -> None:
+        super().__init__(embeddings, identifier, rows)
 
     def __str__(self) -> str:
-        embeddings, identifier, n_records = self.args
-        if n_records:
-            have = "records have the id or accession"
-            return f"{embeddings.path}: {n_records} {have} {identifier!r}; see rows_of"
+        embeddings, identifier, rows = self.args
+        if rows:
+            first = ", ".join(map(str, rows[:ROWS_NAMED])) + (", ..." * (len(rows) > ROWS_NAMED))
+            have = f"records have the id or accession {identifier!r}"
+            return f"{embeddings.path}: {len(rows)} {have}, rows {first}; see rows_of"
         # Here, not where it is raised: who tries many ids need not pay for it.
         some = dict.fromkeys(islice(embeddings.iterate_ids(), CLOSE_AMONG))
         close = get_close_matches(identifier, some, 3)
@@ -64,24 +66,30 @@ class Embeddings(Sequence):
     `embeddings[i]`, `embeddings["id"]` are vectors (D,); `embeddings[10:20]`, lists and arrays of
     numbers or of ids, and masks (N,) give (k, D), as numpy would. `"id" in embeddings`, `index` and
     `count` go by id, too. Where no record has the id `P12345`, it is the accession of
-    `sp|P12345|NAME`. A map-style dataset for PyTorch's `DataLoader`, too: every process opens the
-    file for itself.
+    `sp|P12345|NAME`; where none has `NP_268346`, it is that of `NP_268346.1`. A map-style dataset
+    for PyTorch's `DataLoader`, too: every process opens the file for itself.
 
     Args:
         path: the HDF5 file.
         key: which of the outputs with one row a record, such as `bos/33`; the first one that was
             asked for if None. Others have their own way: `residues`, `logits`, `contacts`.
         as_torch: return tensors instead of numpy arrays.
+        accessions: whether records are found by accession, too.
 
     Raises:
         InputError: the file cannot be read, is none of spotESM's, or has no such output.
     """
 
     def __init__(
-        self, path: str | os.PathLike, key: str | None = None, as_torch: bool = False
+        self,
+        path: str | os.PathLike,
+        key: str | None = None,
+        as_torch: bool = False,
+        accessions: bool = True,
     ) -> None:
         self.path = Path(path)
         self.as_torch = as_torch
+        self.accessions = accessions
         self._open_file: tuple[int, h5py.File] | None = None
         try:
             self.key = self._choose_key(key)
@@ -187,20 +195,22 @@ class Embeddings(Sequence):
 
     @cached_property
     def _by_accession(self) -> TextIndex:
-        return TextIndex.of(map(accession_of, self.iterate_ids()))
+        accessions = map(accession_of, self.iterate_ids())
+        return TextIndex.of(name and without_version(name) for name in accessions)
 
     def rows_of(self, identifier: str) -> list[int]:
         """Return the rows of all records that have this id, in order.
 
-        If there are none, the rows of those that have it as their accession.
+        If there are none, the rows of those that have it as their accession, or as that without its
+        version.
         """
         ids = self.file["sequence_ids"].asstr()
         rows = [row for row in self._by_id.candidates(identifier) if ids[row] == identifier]
-        return rows or [
-            row
-            for row in self._by_accession.candidates(identifier)
-            if accession_of(ids[row]) == identifier
-        ]
+        if rows or not self.accessions:
+            return rows
+        candidates = self._by_accession.candidates(without_version(identifier))
+        found = [(row, accession_of(ids[row])) for row in candidates]
+        return [row for row, name in found if identifier in (name, without_version(name))]
 
     def find_rows(self, identifiers: Sequence[str]) -> np.ndarray:
         """Return the row of each of many ids or accessions, (k,) int64.
@@ -231,7 +241,7 @@ class Embeddings(Sequence):
         if isinstance(which, str):
             rows = self.rows_of(which)
             if len(rows) != 1:
-                raise LookUpError(self, which, len(rows))
+                raise LookUpError(self, which, rows)
             return rows[0]
         if isinstance(which, bool | np.bool) or not hasattr(which, "__index__"):
             raise TypeError(f"{self.path}: a row is asked for by number or id, not {which!r}")

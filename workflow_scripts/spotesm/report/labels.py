@@ -9,7 +9,7 @@ import numpy as np
 
 from spotesm.base.failures import InputError
 from spotesm.request.labels import GivenLabels
-from spotesm.sequences.accessions import accession_of
+from spotesm.sequences.accessions import accession_of, without_version
 
 log = logging.getLogger(__name__)
 
@@ -87,6 +87,8 @@ def _find(names: Collection[str], ids: Iterable[str]) -> tuple[_Found, _Found]:
         if identifier in names:
             by_id.setdefault(identifier, []).append((row, identifier))
         accession = accession_of(identifier)
+        if accession and accession not in names:
+            accession = without_version(accession)
         if accession in names:
             by_accession.setdefault(accession, []).append((row, identifier))
     return by_id, by_accession

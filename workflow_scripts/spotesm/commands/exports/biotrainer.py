@@ -41,4 +41,5 @@ BIOTRAINER = Format(
     write_biotrainer,
     takes=vectors,
     needs_fasta=True,
+    has_ids=False,
 )

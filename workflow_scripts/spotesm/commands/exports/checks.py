@@ -64,8 +64,13 @@ def _folder_of(output: Path) -> Path:
     return output if output.is_dir() else output.parent
 
 
-def check_places(embeddings: Embeddings, output: Path, format: Format) -> None:
-    """Check that each record has a place of its own in a format that has one for each id.
+def check_places(
+    embeddings: Embeddings, output: Path, format: Format, name: Callable[[str], str]
+) -> None:
+    """Check that each record has a place of its own in a format that has one for each name.
+
+    Args:
+        name: what a record of an id is called.
 
     Raises:
         InputError: two have one, also where the file system takes `A` and `a` for the same.
@@ -73,7 +78,7 @@ def check_places(embeddings: Embeddings, output: Path, format: Format) -> None:
     if format.place is None:
         return
     same = format.is_folder and ignores_case(_folder_of(output))
-    place = _without_case(format.place) if same else format.place
+    place = _place_of(name, format.place, same)
     index = TextIndex.of(map(place, embeddings.iterate_ids()))
     ids = embeddings.file["sequence_ids"].asstr()
     for twin in np.flatnonzero(np.diff(index.hashes) == 0):
@@ -96,5 +101,9 @@ def ignores_case(folder: Path) -> bool:
         return (folder / Path(file.name).name.swapcase()).exists()
 
 
-def _without_case(place: Callable[[str], str]) -> Callable[[str], str]:
-    return lambda identifier: place(identifier).casefold()
+def _place_of(
+    name: Callable[[str], str], place: Callable[[str], str], ignores_case: bool
+) -> Callable[[str], str]:
+    if ignores_case:
+        return lambda identifier: place(name(identifier)).casefold()
+    return lambda identifier: place(name(identifier))

@@ -15,7 +15,7 @@ def write_pt(records: Records, output: Path) -> None:
 
     output.mkdir(parents=True, exist_ok=True)
     with Embeddings(records.embeddings.path, as_torch=True) as embeddings:
-        for row, identifier in enumerate(embeddings.ids):
+        for row, identifier in enumerate(records.names()):
             content: dict = {"label": identifier}
             for key in records.keys:
                 _add_output(content, embeddings, key, row)

@@ -41,6 +41,7 @@ class Format:
         place: the name under which the record of an id lies, where each must have its own.
         is_folder: whether the path is that of a folder.
         needs_fasta: whether it holds sequences, which an embeddings.h5 does not.
+        has_ids: whether it calls records by their ids.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Format:
     place: Callable[[str], str] | None = None
     is_folder: bool = False
     needs_fasta: bool = False
+    has_ids: bool = True
 
 
 def safe_name(identifier: str) -> str:

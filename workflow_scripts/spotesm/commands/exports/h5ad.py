@@ -24,7 +24,9 @@ def write_h5ad(records: Records, output: Path) -> None:
     with replacing(output) as temporary:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # ids may repeat; who reads the file is told again
-            annotations(embeddings.file, key).write_h5ad(temporary)
+            data = annotations(embeddings.file, key)
+            data.obs.index = data.obs.index.map(records.name)
+            data.write_h5ad(temporary)
         with h5py.File(temporary, "r+", locking=False) as file:
             for other in embeddings.outputs:
                 if other != key and rows(output_of(other)):

@@ -26,7 +26,7 @@ def write_npz(records: Records, output: Path) -> None:
         InputError: a very long id makes `ids` so wide that nobody could load them.
     """
     embeddings, values = records.embeddings, records.values
-    width = max(map(len, embeddings.iterate_ids()), default=1) or 1
+    width = max(map(len, records.names()), default=1) or 1
     if 4 * width * len(records) > MOST_BYTES_OF_IDS:
         raise InputError(
             f"{embeddings.path}: an id has {width} characters, and numpy makes all {len(records)} "
@@ -50,7 +50,7 @@ def write_npz(records: Records, output: Path) -> None:
 
 
 def _id_blocks(records: Records, dtype: np.dtype) -> Iterator[np.ndarray]:
-    ids = records.embeddings.iterate_ids()
+    ids = records.names()
     at_once = max(1, BYTES_AT_ONCE // dtype.itemsize)
     while block := list(islice(ids, at_once)):
         yield np.array(block, dtype)

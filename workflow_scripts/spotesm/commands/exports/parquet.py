@@ -40,7 +40,7 @@ def write_parquet(records: Records, output: Path) -> None:
     ):
         for block in records.blocks():
             columns = [
-                pa.array(block.ids.tolist(), pa.string()),
+                pa.array(list(map(records.name, block.ids)), pa.string()),
                 pa.array(block.lengths),
                 _maps(block) if records.output.name == CONTACTS else _vectors(block, records),
             ]

@@ -11,14 +11,14 @@ from spotesm.hdf5.format import EXPORT_FORMAT
 
 
 def write_h5(records: Records, output: Path) -> None:
-    """Write one dataset a protein; its name is the id, or for odd ones its percent-encoded form.
+    """Write one dataset a protein, named by id or accession, if odd in percent-encoded form.
 
     The id itself is the attribute `original_id`.
     """
     with replacing(output) as temporary, h5py.File(temporary, "w", locking=False) as file:
         for block in records.blocks():
             for identifier, values in records.arrays(block):
-                dataset = file.create_dataset(safe_name(identifier), data=values)
+                dataset = file.create_dataset(safe_name(records.name(identifier)), data=values)
                 dataset.attrs["original_id"] = identifier
         file.attrs.update(describe(records))
 

@@ -43,6 +43,7 @@ class Records:
         keys: of the outputs; a format with room for one takes the first.
         fasta: the dataset's FASTA, for formats that hold sequences.
         advance: is told how many more records are done.
+        name: what a record of an id is called.
     """
 
     def __init__(
@@ -51,16 +52,22 @@ class Records:
         keys: Sequence[str],
         fasta: Sequence[Path] = (),
         advance: Callable[[int], object] = lambda _: None,
+        name: Callable[[str], str] = str,
     ) -> None:
         self.embeddings = embeddings
         self.keys = keys
         self.fasta = fasta
         self.advance = advance
+        self.name = name
         self.output = output_of(keys[0])
         self.values = embeddings.file[keys[0]]
 
     def __len__(self) -> int:
         return len(self.embeddings)
+
+    def names(self) -> Iterator[str]:
+        """Yield what each record is called, in order."""
+        return map(self.name, self.embeddings.iterate_ids())
 
     def offsets(self) -> np.ndarray:
         """Return where each record's values begin and, last, where they end: (N + 1,) int64."""

@@ -49,4 +49,5 @@ SKBIO = Format(
     write_skbio,
     takes=vectors,
     needs_fasta=True,
+    has_ids=False,
 )

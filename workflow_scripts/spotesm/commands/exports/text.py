@@ -23,7 +23,7 @@ def write_text(records: Records, output: Path, delimiter: str) -> None:
             for identifier, length, values in zip(
                 block.ids, block.lengths, block.values, strict=True
             ):
-                lines.writerow([identifier, length, *map(NUMBER, values.tolist())])
+                lines.writerow([records.name(identifier), length, *map(NUMBER, values.tolist())])
 
 
 def _format(name: str, delimiter: str, separated: str) -> Format:
