@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 import re
 import sys
 from pathlib import Path
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 import skbio.io
 import torch
-from embeddings_files import EmbeddingsFile, write_embeddings
+from embeddings_files import ALPHABET, EmbeddingsFile, write_embeddings
 from sequences import write_fasta
 from skbio.embedding import ProteinEmbedding, ProteinVector
 from spotesm.__main__ import main
@@ -245,6 +246,23 @@ class TestParquet(ExportTests):
         np.testing.assert_array_equal(np.stack(frame["embedding"]), made.values["mean/6"])
 
 
+ALPHABET_IN = {
+    "h5": lambda path: h5py.File(path).attrs["alphabet"].tolist(),
+    "npz": lambda path: np.load(path)["alphabet"].tolist(),
+    "parquet": lambda path: json.loads(pq.read_schema(path).metadata[b"alphabet"]),
+    "pt": lambda path: torch.load(path / "a.pt", weights_only=True)["alphabet"],
+}
+
+
+@pytest.mark.parametrize("format", ALPHABET_IN)
+def test_columns_of_logits_are_named(tmp_path: Path, format: str) -> None:
+    made = write_embeddings(tmp_path, ["a", "b"])
+    export(format, made, tmp_path / "out", "--key", "logits/values")
+    assert ALPHABET_IN[format](tmp_path / "out") == ALPHABET
+    with Embeddings(made.path) as embeddings:
+        assert embeddings.alphabet == ALPHABET
+
+
 class TextTests(ExportTests):
     """Text, with one separator or another."""
 
@@ -333,9 +351,9 @@ class TestPt(ExportTests):
         export("pt", made, tmp_path / "all")
         export("pt", made, tmp_path / "one", "--key", "logits/values")
         all_outputs = torch.load(tmp_path / "all" / "b.pt", weights_only=True)
-        assert all_outputs.keys() == {"label", *self.names.values()}
+        assert all_outputs.keys() == {"label", "alphabet", *self.names.values()}
         one = torch.load(tmp_path / "one" / "b.pt", weights_only=True)
-        assert one.keys() == {"label", "logits"}
+        assert one.keys() == {"label", "alphabet", "logits"}
 
 
 class SequenceTests(ExportTests):

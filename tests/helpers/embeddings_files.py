@@ -11,6 +11,7 @@ import numpy as np
 from sequences import random_sequence, write_fasta
 
 DIMENSIONS = 5
+ALPHABET = [f"token {i}" for i in range(33)]
 
 
 @dataclass
@@ -68,6 +69,7 @@ def write_embeddings(
         file["digests"] = np.frombuffer(b"".join(digests), np.uint8).reshape(-1, 16)
         for key, arrays in values.items():
             _write(file, key, arrays, store_dtype)
+        file["logits"].attrs["alphabet"] = ALPHABET
         file["embeddings"] = h5py.SoftLink("/mean/6")
         file.attrs.update(
             format="spotesm",

@@ -1,5 +1,5 @@
 import esm
-from spotesm.sequences.alphabet import RESIDUES, tokenise
+from spotesm.sequences.alphabet import RESIDUES, name_tokens, tokenise
 
 
 def test_tokens_are_fair_esms() -> None:
@@ -13,3 +13,15 @@ def test_the_letters_outside_the_alphabet_are_those_fair_esm_does_not_know() -> 
     known = set(esm.data.Alphabet.from_architecture("ESM-1b").tok_to_idx)
     letters = {chr(c) for c in range(ord("A"), ord("Z") + 1)}
     assert set(RESIDUES.decode()) == letters & known
+
+
+def test_columns_of_logits_are_called_as_fair_esm_calls_them() -> None:
+    assert name_tokens(33) == esm.data.Alphabet.from_architecture("ESM-1b").all_toks
+
+
+def test_those_of_esm_c_have_places_that_it_does_not_use() -> None:
+    names = name_tokens(64)
+    assert len(set(names)) == 64
+    assert names[:5] == ["<cls>", "<pad>", "<eos>", "<unk>", "L"]
+    assert names[28:34] == ["O", ".", "-", "|", "<mask>", "<unused_33>"]
+    assert names[63] == "<unused_63>"

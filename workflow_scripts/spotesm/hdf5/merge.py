@@ -35,7 +35,8 @@ from spotesm.hdf5.shard_rows import (
 )
 from spotesm.hdf5.unfit import write_unfit
 from spotesm.hdf5.writing import WrittenFile
-from spotesm.request.outputs import offsets_of, output_of
+from spotesm.request.outputs import LOGITS, offsets_of, output_of
+from spotesm.sequences.alphabet import name_tokens
 from spotesm.sequences.reasons import Reason
 from spotesm.sequences.rejected import TRANSLATE, read_rejected, writing_rejected
 
@@ -194,6 +195,8 @@ class _Output:
             total = sum(int(sizes.sum()) for _, sizes in spans)
             like = next(source for source in sources if source is not None)
             create_values(file, key, total, like, compression)
+            if output_of(key).name == LOGITS:
+                file[key].parent.attrs["alphabet"] = name_tokens(like.shape[1])
             offsets = offsets_of(output_of(key))
             if offsets not in file:
                 file.create_dataset(offsets, n + 1, np.int64)

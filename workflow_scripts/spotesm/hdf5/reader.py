@@ -341,6 +341,13 @@ class Embeddings(Sequence):
         """Return the logits of a record's residues, (l, V): 33 of ESM-2, 64 of ESM C."""
         return self._ragged(OUTPUTS[LOGITS].key(), which)
 
+    @property
+    def alphabet(self) -> list[str]:
+        """What the columns of logits stand for, `<cls>` to `<mask>`."""
+        if LOGITS not in self.file:
+            raise InputError(self._has_no(LOGITS, self.outputs))
+        return list(self.file[LOGITS].attrs["alphabet"])
+
     def contacts(self, which: int | str) -> Values:
         """Return a record's contact probabilities, (windows, w, w): one map for each window."""
         row = self.row_of(which)

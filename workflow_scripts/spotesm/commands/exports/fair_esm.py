@@ -6,7 +6,7 @@ from spotesm.base.durable import replacing
 from spotesm.commands.exports.format import Format, any_output, safe_name
 from spotesm.commands.exports.records import Records
 from spotesm.hdf5.reader import Embeddings
-from spotesm.request.outputs import CONTACTS, Key
+from spotesm.request.outputs import CONTACTS, LOGITS, Key
 
 
 def write_pt(records: Records, output: Path) -> None:
@@ -34,6 +34,8 @@ def _add_output(content: dict, embeddings: Embeddings, key: str, row: int) -> No
         content.setdefault(output.fair_esm, {})[layer] = values
     else:
         content[output.fair_esm] = values
+    if output.name == LOGITS:
+        content["alphabet"] = embeddings.alphabet
 
 
 PT = Format(

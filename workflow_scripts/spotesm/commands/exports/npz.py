@@ -11,6 +11,7 @@ from spotesm.base.durable import replacing
 from spotesm.base.failures import InputError
 from spotesm.commands.exports.format import Format, any_output
 from spotesm.commands.exports.records import BYTES_AT_ONCE, Records
+from spotesm.request.outputs import LOGITS
 
 # Texts of numpy are all as wide as the longest, 4 bytes a character: what who loads them needs.
 MOST_BYTES_OF_IDS = 8 << 30
@@ -20,7 +21,8 @@ def write_npz(records: Records, output: Path) -> None:
     """Write `ids` (N,) and `embeddings`, (N, D) or all rows of all records.
 
     Where a record has several, `offsets` (N + 1,) says which are its own, and `windows` (N,) into
-    how many maps its contacts are to be cut. Arrays go into the archive piece by piece.
+    how many maps its contacts are to be cut; `alphabet` is what the columns of logits are. Arrays
+    go into the archive piece by piece.
 
     Raises:
         InputError: a very long id makes `ids` so wide that nobody could load them.
@@ -45,6 +47,9 @@ def write_npz(records: Records, output: Path) -> None:
                 ("windows", embeddings.file["windows"][:]),
             ):
                 _write(archive, name, array.dtype, array.shape, [array])
+        if records.output.name == LOGITS:
+            alphabet = np.array(embeddings.alphabet)
+            _write(archive, "alphabet", alphabet.dtype, alphabet.shape, [alphabet])
         blocks = (block.values for block in records.blocks())
         _write(archive, "embeddings", values.dtype, values.shape, blocks)
 

@@ -1,5 +1,6 @@
 """`parquet`: a table for Arrow, pandas, polars and DuckDB."""
 
+import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +10,7 @@ from spotesm.base.durable import replacing
 from spotesm.base.failures import UserError
 from spotesm.commands.exports.format import Format, any_output
 from spotesm.commands.exports.records import Block, Records
-from spotesm.request.outputs import CONTACTS
+from spotesm.request.outputs import CONTACTS, LOGITS
 
 if TYPE_CHECKING:
     import pyarrow
@@ -19,7 +20,8 @@ def write_parquet(records: Records, output: Path) -> None:
     """Write a table of id, length and embedding.
 
     The embedding is a list of D numbers; of residues and logits a list of such lists; of contacts a
-    list of maps, one a window, each a list of its rows.
+    list of maps, one a window, each a list of its rows. What the columns of logits are is metadata
+    of the table, `alphabet`, as JSON.
     """
     try:
         import pyarrow as pa
@@ -32,7 +34,11 @@ def write_parquet(records: Records, output: Path) -> None:
     else:
         kind = pa.list_(number, records.values.shape[1])
         kind = pa.large_list(kind) if records.output.ragged else kind
-    schema = pa.schema([("id", pa.string()), ("length", pa.int32()), ("embedding", kind)])
+    of_logits = records.output.name == LOGITS
+    columns = {"alphabet": json.dumps(records.embeddings.alphabet)} if of_logits else None
+    schema = pa.schema(
+        [("id", pa.string()), ("length", pa.int32()), pa.field("embedding", kind)], columns
+    )
     with (
         replacing(output) as temporary,
         open(temporary, "wb") as file,  # Arrow takes no path that the locale cannot write

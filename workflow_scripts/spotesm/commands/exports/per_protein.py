@@ -8,6 +8,7 @@ from spotesm.base.durable import replacing
 from spotesm.commands.exports.format import Format, any_output, safe_name
 from spotesm.commands.exports.records import Records
 from spotesm.hdf5.format import EXPORT_FORMAT
+from spotesm.request.outputs import LOGITS
 
 
 def write_h5(records: Records, output: Path) -> None:
@@ -30,6 +31,8 @@ def describe(records: Records) -> dict:
     """
     attributes = records.embeddings.attributes
     del attributes["format_version"]
+    if records.output.name == LOGITS:
+        attributes["alphabet"] = records.embeddings.alphabet
     return {
         **attributes,
         "format": EXPORT_FORMAT,
