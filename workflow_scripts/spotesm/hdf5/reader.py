@@ -10,7 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, TypeAlias
@@ -23,6 +22,7 @@ from spotesm.hdf5.format import is_damage, open_checked
 from spotesm.hdf5.frames import anndata_of, frame_of
 from spotesm.hdf5.ids import TextIndex
 from spotesm.hdf5.index import Index
+from spotesm.hdf5.look_ups import LookUpError, did_you_mean
 from spotesm.hdf5.pieces import read_rows, read_slice
 from spotesm.request.outputs import CONTACTS, LOGITS, OUTPUTS, RESIDUES, Key, offsets_of, output_of
 from spotesm.request.request import Request
@@ -37,27 +37,7 @@ Values: TypeAlias = "np.ndarray | torch.Tensor"
 Rows: TypeAlias = slice | Sequence[int] | Sequence[str] | np.ndarray
 
 IDS_AT_ONCE, ROWS_AT_ONCE = 1 << 16, 1 << 10
-ROWS_NAMED = 5
-CLOSE_AMONG = 1 << 16  # ids that are compared with an unknown one, a second or two
 FIRST = "embeddings"  # a link to the first output with one row a record that was asked for
-
-
-class LookUpError(InputError, KeyError):
-    """No record has an id, or several have it."""
-
-    def __init__(self, embeddings: "Embeddings", identifier: str, rows: Sequence[int]) -> None:
-        super().__init__(embeddings, identifier, rows)
-
-    def __str__(self) -> str:
-        embeddings, identifier, rows = self.args
-        if rows:
-            first = ", ".join(map(str, rows[:ROWS_NAMED])) + (", ..." * (len(rows) > ROWS_NAMED))
-            have = f"records have the id or accession {identifier!r}"
-            return f"{embeddings.path}: {len(rows)} {have}, rows {first}; see rows_of"
-        # Here, not where it is raised: who tries many ids need not pay for it.
-        some = dict.fromkeys(islice(embeddings.iterate_ids(), CLOSE_AMONG))
-        close = get_close_matches(identifier, some, 3)
-        return f"{embeddings.path}: no record has the id {identifier!r}{_did_you_mean(close)}"
 
 
 class Embeddings(Sequence):
@@ -153,7 +133,7 @@ class Embeddings(Sequence):
 
     def _has_no(self, what: object, keys: Sequence[str]) -> str:
         close = get_close_matches(str(what), keys, 1)
-        return f"{self.path}: has no {what}; it has {', '.join(keys)}{_did_you_mean(close)}"
+        return f"{self.path}: has no {what}; it has {', '.join(keys)}{did_you_mean(close)}"
 
     @property
     def attributes(self) -> dict:
@@ -411,7 +391,3 @@ def _as_array(which: object) -> np.ndarray:
         return np.asarray(which)
     except ValueError:  # of a ragged list
         return np.empty(())
-
-
-def _did_you_mean(close: Sequence[str]) -> str:
-    return f"; did you mean {' or '.join(map(repr, close))}?" if close else ""
