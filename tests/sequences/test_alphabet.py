@@ -1,5 +1,8 @@
 import esm
+import pytest
+import transformers
 from spotesm.sequences.alphabet import RESIDUES, name_tokens, tokenise
+from spotesm.weights.architectures import FAMILIES
 
 
 def test_tokens_are_fair_esms() -> None:
@@ -19,9 +22,15 @@ def test_columns_of_logits_are_called_as_fair_esm_calls_them() -> None:
     assert name_tokens(33) == esm.data.Alphabet.from_architecture("ESM-1b").all_toks
 
 
-def test_those_of_esm_c_have_places_that_it_does_not_use() -> None:
-    names = name_tokens(64)
-    assert len(set(names)) == 64
-    assert names[:5] == ["<cls>", "<pad>", "<eos>", "<unk>", "L"]
-    assert names[28:34] == ["O", ".", "-", "|", "<mask>", "<unused_33>"]
-    assert names[63] == "<unused_63>"
+def test_those_of_esm_c_are_called_as_transformers_calls_them() -> None:
+    """Of its 64 places the tokeniser knows 33."""
+    names = name_tokens(FAMILIES["esmc"].vocabulary)
+    tokens = {token: place for place, token in enumerate(names[:33])}
+    assert tokens == transformers.EsmcTokenizer().get_vocab()
+    assert names[33:] == [f"<unused_{place}>" for place in range(33, 64)]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_column_has_a_name_of_its_own(family: str) -> None:
+    vocabulary = FAMILIES[family].vocabulary
+    assert len(set(name_tokens(vocabulary))) == vocabulary

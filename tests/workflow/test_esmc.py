@@ -12,7 +12,7 @@ from models import make_esmc
 from sequences import random_sequence, write_fasta
 from snakemake_runs import REPOSITORY, spotesm
 from spotesm.hdf5.reader import Embeddings
-from spotesm.sequences.alphabet import tokenise
+from spotesm.sequences.alphabet import name_tokens, tokenise
 from spotesm.weights.architectures import Architecture
 
 transformers = pytest.importorskip("transformers")
@@ -100,6 +100,7 @@ def test_killed_and_resumed_it_gives_transformers_numbers(
     assert exported.returncode == 0, exported.stderr
     content = torch.load(folder / "pt/long.pt", weights_only=True)
     assert content["logits"].shape == (1400, 64)
+    assert content["alphabet"] == name_tokens(64)
 
 
 def test_fewer_outputs_are_taken_from_what_is_there(
