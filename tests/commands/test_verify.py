@@ -601,7 +601,7 @@ def test_without_the_library_of_a_family_no_row_is_recomputed(
     run(dataset, "--weights", weights_manifest, rows=2)
     said = capsys.readouterr().out.splitlines()
     assert said[-1].startswith("no rows recomputed: that needs a transformers that has ESM C (pip")
-    assert len(said) == 3
+    assert not [line for line in said if " rows recomputed by " in line]
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from spotesm.hdf5.check import check_shard
 from spotesm.hdf5.merge import merge_shards
 from spotesm.hdf5.shard_file import read_shard_results
 from spotesm.hdf5.unfit import read_devices
-from spotesm.model.packed import PackedESM2
+from spotesm.model.packed import PackedModel
 from spotesm.request.results import Results
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.reasons import Device
@@ -47,14 +47,14 @@ class Machine:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.monkeypatch = monkeypatch
-        self.forward = PackedESM2.forward
+        self.forward = PackedModel.forward
 
     def become(self, device: Device, fault: str = "") -> None:
         def describe(_: torch.device, precision: str) -> Device:
             return dataclasses.replace(device, precision=precision)
 
         self.monkeypatch.setattr(task, "describe_device", describe)
-        self.monkeypatch.setattr(PackedESM2, "forward", self.forward)
+        self.monkeypatch.setattr(PackedModel, "forward", self.forward)
         faults.install(fault)
 
 
