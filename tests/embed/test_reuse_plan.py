@@ -1,7 +1,6 @@
 """What a plan says will be reused: of parts, which no job has read yet."""
 
 import itertools
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,17 +10,13 @@ from spotesm.embed.parts import part_paths, read_part
 from spotesm.embed.reuse import Past, _share_digests, find_done
 from spotesm.sequences.digests import digests_of
 from spotesm.sequences.sharding import divide_digests
-
-DATA = Path(__file__).parents[1] / "data/format-1"
+from tiny_dataset import write_dataset
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Path:
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """The parts of a shard of another split."""
-    folder = tmp_path / "checkpoints/1-of-4"
-    folder.mkdir(parents=True)
-    for path in (*DATA.glob("part-*.pt"), DATA / "fingerprint.json"):
-        shutil.copy(path, folder)
+    folder = write_dataset(tmp_path / "checkpoints/1-of-4", monkeypatch)
     return folder
 
 

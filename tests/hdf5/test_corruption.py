@@ -3,8 +3,6 @@
 What a check does not notice is named as harmless here, with the reason.
 """
 
-import dataclasses
-import gzip
 import re
 import shutil
 from collections.abc import Iterator
@@ -13,35 +11,22 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from shards import make_merge
 from spotesm.base.durable import read_json
 from spotesm.base.failures import UserError
 from spotesm.commands.verify import check
 from spotesm.embed.checkpoints import Thresholds, open_checkpoints
 from spotesm.hdf5.check import check_shard
-from spotesm.hdf5.merge import merge_shards
 from spotesm.hdf5.reader import opened
-from spotesm.hdf5.shard_file import ShardWriter, read_shard_results
-from spotesm.hdf5.writing import WrittenFile
-from spotesm.request.request import Request
 from spotesm.sequences.sharding import Shard
-from spotesm.weights.architectures import ARCHITECTURES
+from tiny_dataset import write_dataset
 
-DATA = Path(__file__).parents[1] / "data/format-1"
-A_FINITE_VALUE = (
-    "a finite value, of before there were checksums: only computing it again can tell, as "
-    "`verify --rows` does"
-)
 FOR_THE_MERGE = "which reads these values first, and notices"
 ROW_KEYS, RAGGED_KEYS = (
     ("mean/0", "mean/6", "bos/0", "bos/6"),
     ("residues/0", "residues/6", "logits/values", "contacts/values"),
 )
 HARMLESS_IN_A_SHARD = {
-    ("reasons", "[2]"): "a phrase for people follows the keyword here, in old files",
     "details": "phrases for people",
-    **dict.fromkeys([("details", "gone"), ("id_keys", "gone")], "older files have none"),
-    ("@rejected_on", "gone"): "older files have none",
     "windows": "of an embedded record, any number from 1 on can be right: memory decides",
     **dict.fromkeys(RAGGED_KEYS, FOR_THE_MERGE),
     **{f"checksums/{key}": FOR_THE_MERGE for key in RAGGED_KEYS},
@@ -58,45 +43,10 @@ HARMLESS_IN_A_SHARD = {
 }
 
 
-@pytest.fixture(params=["of the first days", "of today"])
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Path:
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A whole shard, its parts, and the merged file, of a model of eight dimensions."""
-    name = "esm2_t6_8M_UR50D"
-    small = dataclasses.replace(ARCHITECTURES[name], embedding_dim=8)
-    monkeypatch.setitem(ARCHITECTURES, name, small)
-    shutil.copytree(DATA, tmp_path / "whole")
-    for packed in (tmp_path / "whole").glob("*.gz"):
-        packed.with_suffix("").write_bytes(gzip.decompress(packed.read_bytes()))
-    if request.param == "of today":
-        write_anew(tmp_path / "whole")
-    return tmp_path / "whole"
-
-
-def write_anew(folder: Path) -> None:
-    """Let today's code write the shard and the merged file from what they hold."""
-    path, old = folder / "1-of-1.h5", folder / "old.h5"
-    path.rename(old)
-    settings = read_json(folder / "fingerprint.json")
-    names = ("weights", "embedding_dim", "n_computed", "n_resumed", "attempts", "seconds")
-    with h5py.File(old) as file:
-        facts = {name: file.attrs[name] for name in names}
-        outputs = Request.of_attributes(file.attrs).select()
-    with WrittenFile(path) as file:
-        shard = Shard.index(folder / "1-of-1.fasta")
-        writer = ShardWriter(file, shard, outputs, int(facts["embedding_dim"]))
-        for results in read_shard_results(old):
-            writer.add(results)
-        writer.finish(settings, {**facts, "n_reused": 0})
-    old.unlink()
-    (folder / "shards").mkdir()
-    for name in ("split.json", "split-rejected.tsv"):
-        shutil.copy(folder / name, folder / "shards" / name.removeprefix("split-"))
-    merge_shards(make_merge([path], folder / "shards", folder))
-
-
-def has_checksums(path: Path) -> bool:
-    with h5py.File(path) as file:
-        return "checksums" in file
+    return write_dataset(tmp_path, monkeypatch)
 
 
 def places(n: int) -> list[int]:
@@ -177,9 +127,7 @@ def unnoticed_in_a_shard(folder: Path) -> Iterator[tuple[str, str]]:
 
 
 def test_a_changed_shard_file_is_noticed(folder: Path) -> None:
-    harmless = dict(HARMLESS_IN_A_SHARD)
-    if not has_checksums(folder / "1-of-1.h5"):
-        harmless |= dict.fromkeys((*ROW_KEYS, *RAGGED_KEYS), A_FINITE_VALUE)
+    harmless = HARMLESS_IN_A_SHARD
     for name, how in unnoticed_in_a_shard(folder):
         assert {name, (name, how)} & harmless.keys(), (name, how)
         assert how.startswith("[") or name.startswith("@") or (name, how) in harmless, (name, how)
@@ -196,7 +144,7 @@ def test_one_value_that_is_not_finite_is_noticed(
         values[column] = np.nan
         file[key][row] = values
     settings = read_json(folder / "fingerprint.json")
-    with pytest.raises(UserError, match=f"values of {key} that are not finite"):
+    with pytest.raises(UserError, match=f"values of {key} that are not those"):
         check_shard(folder / "1-of-1.h5", Shard.index(folder / "1-of-1.fasta"), settings)
 
 
@@ -255,8 +203,6 @@ def test_a_dataset_that_is_something_else_is_noticed(folder: Path, dataset: str)
 
 HARMLESS_IN_A_MERGED_FILE = {
     "@weights": "where the weights came from; their sha256 is compared",
-    ("@engine", "gone"): "older files have none: there was no choice",
-    ("@rejected_on", "gone"): "older files have none",
     **dict.fromkeys(("@config", "@created"), "how the work went"),
     **dict.fromkeys(("@spotesm_version", "@torch_version", "@python_version"), "who wrote it"),
 }
@@ -269,9 +215,7 @@ def verify(folder: Path, name: str) -> None:
 
 def test_a_changed_merged_file_is_noticed(folder: Path) -> None:
     verify(folder, "embeddings.h5")
-    harmless = dict(HARMLESS_IN_A_MERGED_FILE)
-    if not has_checksums(folder / "embeddings.h5"):
-        harmless |= dict.fromkeys((*ROW_KEYS, *RAGGED_KEYS), A_FINITE_VALUE)
+    harmless = HARMLESS_IN_A_MERGED_FILE
     for name, how in changes_of(folder / "embeddings.h5"):
         try:
             verify(folder, "changed.h5")

@@ -1,6 +1,5 @@
 """The index against brute force."""
 
-import gzip
 import pickle
 import random
 from collections.abc import Callable
@@ -9,26 +8,19 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from shards import make_merge
 from spotesm import Embeddings
 from spotesm.base.failures import IncompleteError, InputError
 from spotesm.hdf5 import index, pieces
 from spotesm.hdf5.index import Index, IndexWriter, check_index
-from spotesm.hdf5.merge import merge_shards
 from spotesm.hdf5.pieces import Piece, read_rows
 from spotesm.sequences.digests import as_bytes, digests_of, hash_text
-
-DATA = Path(__file__).parents[1] / "data/format-1"
+from tiny_dataset import write_dataset
 
 
 @pytest.fixture
-def old_result(tmp_path: Path) -> Path:
-    """A merged file of four rows; its shard is one that is kept for ever."""
-    (tmp_path / "1-of-1.h5").write_bytes(gzip.decompress((DATA / "1-of-1.h5.gz").read_bytes()))
-    for name in ("split.json", "split-rejected.tsv"):
-        (tmp_path / name.replace("split-", "")).write_bytes((DATA / name).read_bytes())
-    merge_shards(make_merge([tmp_path / "1-of-1.h5"], tmp_path, tmp_path))
-    return tmp_path / "embeddings.h5"
+def result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A merged file of four rows."""
+    return write_dataset(tmp_path, monkeypatch) / "embeddings.h5"
 
 
 def write(path: Path, ids: list[str], digests: np.ndarray, blocks: int) -> None:
@@ -159,44 +151,41 @@ def test_what_does_not_lie_in_one_piece(tmp_path: Path) -> None:
         assert Piece.of(file["c"]).read(1, 4).tolist() == file["c"][1:4].tolist()
 
 
-def test_a_merged_file_is_asked_by_its_index(old_result: Path) -> None:
+def test_a_merged_file_is_asked_by_its_index(result: Path) -> None:
     """Rows are the same with the index that the merge wrote, and without."""
-    with Embeddings(old_result) as embeddings:
+    with Embeddings(result) as embeddings:
         assert "index" in embeddings.file
         found = {i: embeddings.rows_of(i) for i in [*embeddings.ids, "absent"]}
         check_index(embeddings.file)
         with pickle.loads(pickle.dumps(embeddings)) as copy:  # as a DataLoader's workers get it
             assert copy.rows_of("again") == found["again"] == [2]
-    with h5py.File(old_result, "r+") as file:
+    with h5py.File(result, "r+") as file:
         del file["index"]
-    with Embeddings(old_result) as embeddings:
+    with Embeddings(result) as embeddings:
         assert {i: embeddings.rows_of(i) for i in found} == found
-        check_index(embeddings.file)
+        with pytest.raises(IncompleteError, match="its index is not whole"):
+            check_index(embeddings.file)
 
 
 @pytest.mark.parametrize("name", ["id_keys", "id_rows", "digest_keys", "digest_rows"])
-def test_without_its_whole_index_a_file_is_read_and_not_verified(
-    old_result: Path, name: str
-) -> None:
-    with Embeddings(old_result) as embeddings:
+def test_without_its_whole_index_a_file_is_read_and_not_verified(result: Path, name: str) -> None:
+    with Embeddings(result) as embeddings:
         before = {i: embeddings.rows_of(i) for i in embeddings.ids}
-    with h5py.File(old_result, "r+") as file:
+    with h5py.File(result, "r+") as file:
         del file[f"index/{name}"]
-    with Embeddings(old_result) as embeddings:
+    with Embeddings(result) as embeddings:
         assert {i: embeddings.rows_of(i) for i in before} == before
         with pytest.raises(IncompleteError, match="its index is not whole"):
             check_index(embeddings.file)
 
 
 @pytest.mark.parametrize("asked", ["!", "~"])  # before and behind all ids
-def test_an_id_that_shares_its_key_with_another_is_not_that_one(
-    old_result: Path, asked: str
-) -> None:
+def test_an_id_that_shares_its_key_with_another_is_not_that_one(result: Path, asked: str) -> None:
     key = np.uint64(int.from_bytes(hash_text(asked), "big"))
-    with h5py.File(old_result, "r+") as file:
+    with h5py.File(result, "r+") as file:
         keys = file["index/id_keys"]
         keys[min(np.searchsorted(keys[:], key), len(keys) - 1)] = key
-    with Embeddings(old_result) as embeddings:
+    with Embeddings(result) as embeddings:
         assert len(Index.of(embeddings.file).candidates(asked)) == 1
         assert asked not in embeddings
         with pytest.raises(KeyError):
@@ -205,11 +194,11 @@ def test_an_id_that_shares_its_key_with_another_is_not_that_one(
 
 @pytest.mark.parametrize("name", ["id_keys", "id_rows", "digest_keys", "digest_rows"])
 @pytest.mark.parametrize("place", [0, 1, -1])
-def test_a_damaged_index_is_noticed(old_result: Path, name: str, place: int) -> None:
-    with h5py.File(old_result, "r+") as file:
+def test_a_damaged_index_is_noticed(result: Path, name: str, place: int) -> None:
+    with h5py.File(result, "r+") as file:
         file[f"index/{name}"][place] += 1
     with (
-        Embeddings(old_result) as embeddings,
+        Embeddings(result) as embeddings,
         pytest.raises(IncompleteError, match="its index does not find each"),
     ):
         check_index(embeddings.file)

@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from shards import make_merge, make_request
+from shards import WORK, make_merge, make_request
 from spotesm.base.durable import write_json
 from spotesm.base.failures import IncompleteError
 from spotesm.hdf5.check import check_shard
@@ -109,7 +109,7 @@ class Dataset:
             for half in (mine[1::2], mine[::-2], mine):  # out of order, and some of them again
                 if half:
                     writer.add(self.results(half))
-            facts = dict.fromkeys(("n_computed", "n_resumed", "attempts", "seconds"), 1)
+            facts = dict.fromkeys(WORK, 1)
             writer.finish(self.settings, {"weights": "untrained", "embedding_dim": DIM, **facts})
         check_shard(path, shard, self.settings)
         return path
@@ -330,19 +330,6 @@ def test_a_shard_whose_dataset_cannot_be_opened_is_named(
         file[name] = h5py.SoftLink("/nowhere")
     with pytest.raises(IncompleteError, match=rf"{shard}\.h5: not a whole shard file"):
         merge_shards(job)
-
-
-@pytest.mark.parametrize("older", [{0}, {1}, {2}, {0, 1, 2}])
-def test_shards_without_checksums_are_merged(tmp_path: Path, older: set[int]) -> None:
-    """Those of before there were any; then the merged file has none."""
-    job = write_fixed(tmp_path)
-    for shard in older:
-        with h5py.File(job.shards[shard], "r+") as file:
-            del file["checksums"]
-    merge_shards(job)
-    with Embeddings(job.output) as embeddings:
-        assert "checksums" not in embeddings.file
-        check_integrity(embeddings)
 
 
 @pytest.mark.parametrize("shard", range(3))

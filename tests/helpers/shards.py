@@ -31,6 +31,8 @@ POLL_SECONDS = 0.001
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(["spotesm.embed.worker", "spotesm.embed.faults", "shards"])
 
+# What a shard's file says of how the work went.
+WORK = ("n_computed", "n_resumed", "n_reused", "attempts", "seconds")
 OFTEN = Thresholds(sequences=5, seconds=3600, bytes=1 << 30)
 
 

@@ -56,7 +56,7 @@ def job(tmp_path: Path) -> ReportJob:
     rejected = f"7\t{HOSTILE}\tsplit\tinvalid_character\t'*' at residue 3\n"
     header = "ordinal\tid\tstage\treason\tdetail\n"
     (tmp_path / "rejected.tsv").write_text(header + rejected)
-    counts = {"n_embedded": 60, "n_records": 61, "n_sequences": 60, "n_rejected": 1}
+    counts = {"n_embedded": 60, "n_records": 61, "n_sequences": 60, "n_rejected": 1, "n_reused": 0}
     summary = {**counts, "n_residues": 90000, "embedding_dim": 8, "seconds": 75.0}
     summary["rejected"] = {"invalid_character": 1}
     (tmp_path / "summary.json").write_text(json.dumps({**summary, "untrained": True}))

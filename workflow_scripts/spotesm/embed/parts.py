@@ -107,13 +107,11 @@ def _unpack(batch: dict) -> Results:
     return results
 
 
-def _reason(stored: tuple | str | None) -> Reason | None:
-    if isinstance(stored, str):  # older parts have `KEYWORD: DETAIL`, and nothing for None
-        stored = tuple(stored.split(": ", 1)) if stored else None
+def _reason(stored: tuple | None) -> Reason | None:
     if not stored:
         return None
-    keyword, detail, *device = stored
-    return Reason(keyword, detail, Device(*device[0]) if any(device) else None)
+    keyword, detail, device = stored
+    return Reason(keyword, detail, Device(*device) if device else None)
 
 
 def _new_digest() -> "hashlib._Hash":

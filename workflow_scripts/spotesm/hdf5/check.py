@@ -9,7 +9,7 @@ import numpy as np
 
 from spotesm.base.failures import IncompleteError
 from spotesm.hdf5 import shard_file
-from spotesm.hdf5.checksums import checksums_at, checksums_of, has_checksums
+from spotesm.hdf5.checksums import checksums_at, checksums_of
 from spotesm.hdf5.format import DAMAGE, open_hdf5, read_structure
 from spotesm.hdf5.shard_file import (
     as_attribute,
@@ -27,10 +27,10 @@ from spotesm.sequences.sharding import Shard
 
 
 def check_shard(path: Path, shard: Shard, settings: dict) -> None:
-    """Check that a shard file holds finite rows or a reason for each record of `shard`.
+    """Check that a shard file holds what was computed, or a reason, for each record of `shard`.
 
     Ragged values are checked for being there, each in its own place; the merge, which reads them
-    all, checks that they are finite.
+    all, checks that they are those that were computed.
 
     Raises:
         IncompleteError: it does not, or was computed with other settings.
@@ -53,13 +53,12 @@ def _find_problems(file: h5py.File, shard: Shard, ids: np.ndarray, settings: dic
     if any(not _equal(file.attrs[name], as_attribute(x)) for name, x in settings.items()):
         yield "contradicts itself on its settings"
     of_record = shard.sequence_of_record
-    keys = {"id_keys": keys_of_hashes(map(hash_bytes, ids))} if "id_keys" in file else {}
     for name, expected in (
         ("ordinals", shard.ordinals),
         ("digests", as_bytes(shard.digests)[of_record]),
         ("lengths", shard.lengths[of_record]),
         ("sequence_ids", ids),
-        *keys.items(),
+        ("id_keys", keys_of_hashes(map(hash_bytes, ids))),
     ):
         if not np.array_equal(file[name], expected):
             yield f"does not hold the {name} of its FASTA"
@@ -79,10 +78,9 @@ def _find_problems(file: h5py.File, shard: Shard, ids: np.ndarray, settings: dic
         yield "counts its sequences wrongly"
     request = Request.of_attributes(file.attrs)
     outputs = request.select()
-    if has_checksums(file):
-        for checksums in (file[checksums_at(key)] for key in outputs.keys):
-            if checksums.shape != embedded.shape or checksums[:][~embedded].any():
-                yield "does not have a checksum for every record"
+    for checksums in (file[checksums_at(key)] for key in outputs.keys):
+        if checksums.shape != embedded.shape or checksums[:][~embedded].any():
+            yield "does not have a checksum for every record"
     names, origin = read_origins(file)
     if origin.shape != embedded.shape or origin.max(initial=0) >= len(names):
         yield "does not say of every record whence it is reused"
@@ -108,12 +106,9 @@ def _find_problems_of_rows(
         for start in range(0, len(embedded), shard_file.ROWS_AT_ONCE):
             rows = slice(start, start + shard_file.ROWS_AT_ONCE)
             values = file[key][rows][embedded[rows]]
-            if not np.isfinite(values).all():
-                yield f"holds values of {key} that are not finite"
-            if has_checksums(file):
-                stated = file[checksums_at(key)][rows][embedded[rows]]
-                if not np.array_equal(stated, checksums_of(values)):
-                    yield f"holds values of {key} that are not those that were computed"
+            stated = file[checksums_at(key)][rows][embedded[rows]]
+            if not np.array_equal(stated, checksums_of(values)):
+                yield f"holds values of {key} that are not those that were computed"
 
 
 def _find_problems_of_ragged(

@@ -2,7 +2,7 @@
 
 Beside each output, `checksums/KEY` (n,) uint32: the CRC-32 of the bytes of a record's values as
 they lie in the file (zlib's `crc32`; ISO 3309), 0 where it has none. They are made of what was
-computed, before it is written. Files of before there were any have no group `checksums`.
+computed, before it is written.
 """
 
 import zlib
@@ -21,14 +21,9 @@ def checksums_at(key: str) -> str:
     return f"{CHECKSUMS}/{key}"
 
 
-def has_checksums(file: h5py.File) -> bool:
-    """Whether a file has any."""
-    return CHECKSUMS in file
-
-
 def list_checksums(file: h5py.File) -> list[str]:
     """Return where the checksums of all its outputs lie."""
-    groups = file[CHECKSUMS].values() if has_checksums(file) else ()
+    groups = file[CHECKSUMS].values()
     return [f"{group.name.strip('/')}/{name}" for group in groups for name in group]
 
 

@@ -242,7 +242,7 @@ def _read_around(keys: Piece, key: int) -> tuple[int, np.ndarray]:
 
 
 def check_index(file: h5py.File) -> None:
-    """Check that the index of a merged file, if there is one, is that of its rows.
+    """Check that the index of a merged file is that of its rows.
 
     That is: it is in order, and the sum of a hash of each of its entries is that of the rows' own.
     Needs memory for a million rows, and 16 bytes a row of temporary files.
@@ -250,11 +250,9 @@ def check_index(file: h5py.File) -> None:
     Raises:
         IncompleteError: it is not.
     """
-    if "index" not in file:
-        return
     index, n = Index.of(file), len(file["digests"])
     if index is None:
-        if n or any(len(dataset) for dataset in file["index"].values()):
+        if n or any(len(dataset) for dataset in file.get("index", {}).values()):
             raise IncompleteError(f"{file.filename}: its index is not whole; merge it again")
         return
     for name, own in (("id", _ids_of(file)), ("digest", _first_digests_of(file))):

@@ -7,7 +7,7 @@ import numpy as np
 
 from spotesm.base.failures import IncompleteError
 from spotesm.base.paths import UNTRAINED
-from spotesm.hdf5.checksums import checksums_at, checksums_of, has_checksums
+from spotesm.hdf5.checksums import checksums_at, checksums_of
 from spotesm.hdf5.index import check_index
 from spotesm.hdf5.pieces import blocks_of
 from spotesm.hdf5.reader import FIRST, Embeddings
@@ -125,15 +125,13 @@ def check_reused(embeddings: Embeddings) -> None:
 
 
 def check_checksums(embeddings: Embeddings) -> None:
-    """Check that there are checksums of all outputs, or none."""
-    file = embeddings.file
-    if has_checksums(file):
-        for key in embeddings.outputs:
-            checksums = file.get(checksums_at(key))
-            if checksums is None or checksums.shape != (len(embeddings),):
-                raise IncompleteError(
-                    f"{embeddings.path}: does not have a checksum of {key} for every record"
-                )
+    """Check that there are checksums of all outputs."""
+    for key in embeddings.outputs:
+        checksums = embeddings.file.get(checksums_at(key))
+        if checksums is None or checksums.shape != (len(embeddings),):
+            raise IncompleteError(
+                f"{embeddings.path}: does not have a checksum of {key} for every record"
+            )
 
 
 def check_windows(embeddings: Embeddings, request: Request, rows: slice) -> None:
@@ -180,19 +178,18 @@ def check_values(embeddings: Embeddings, advance: Callable[[int], object]) -> No
     """Check that every value of every output is finite, and the one that was computed."""
     file = embeddings.file
     for key in embeddings.outputs:
-        checksums = file[checksums_at(key)] if has_checksums(file) else None
+        checksums = file[checksums_at(key)]
         for start, offsets in _blocks(embeddings, output_of(key)):
             values = file[key][offsets[0] : offsets[-1]]
             if not np.isfinite(values).all():
                 raise IncompleteError(f"{embeddings.path}: {key} has values that are not finite")
-            if checksums is not None:
-                own = checksums_of(values, np.diff(offsets))
-                wrong = np.flatnonzero(own != checksums[start : start + len(own)])
-                if len(wrong):
-                    raise IncompleteError(
-                        f"{embeddings.path}, row {start + wrong[0]}: has other values of {key} "
-                        "than were computed: it is damaged; merge it again"
-                    )
+            own = checksums_of(values, np.diff(offsets))
+            wrong = np.flatnonzero(own != checksums[start : start + len(own)])
+            if len(wrong):
+                raise IncompleteError(
+                    f"{embeddings.path}, row {start + wrong[0]}: has other values of {key} "
+                    "than were computed: it is damaged; merge it again"
+                )
             advance(len(values))
 
 

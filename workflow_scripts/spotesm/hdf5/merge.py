@@ -214,12 +214,12 @@ class _Output:
         """Copy the values of a ragged output, which need not fit into memory together."""
         group, pending, pending_bytes = group_of(key), [], 0
         sizes = np.empty(len(block.places), np.int64)
-        stated = block.columns.get(checksums_at(key))
+        stated = block.columns[checksums_at(key)]
         for i, (number, place) in enumerate(zip(block.shards, block.places, strict=True)):
             starts_of, sizes_of = self.shards[number].spans[group]
             start, sizes[i] = starts_of[place], sizes_of[place]
             values = self._sources[key][number][start : start + sizes[i]]
-            if stated is not None and checksum_of(values) != stated[i]:
+            if checksum_of(values) != stated[i]:
                 raise IncompleteError(
                     f"{self.shards[number].path}: holds values of {key} that are not those "
                     "that were computed; delete it and run again"
@@ -268,7 +268,7 @@ def _sum_work(shards: Sequence[ShardRows]) -> dict:
     totals, origins = Counter(dict.fromkeys(WORK, 0)), Counter[str]()
     for shard in shards:
         for name in WORK:
-            totals[name] += shard.attributes.get(name, np.int64()).item()  # older: reused nothing
+            totals[name] += shard.attributes[name].item()
         if shard.origins:
             counts = np.bincount(shard.read(REUSED, 0, shard.n), minlength=1 + len(shard.origins))
             origins.update(dict(zip(shard.origins, counts[1:].tolist(), strict=True)))

@@ -12,7 +12,7 @@ import numpy as np
 
 from spotesm.base.failures import InputError
 from spotesm.base.text import count
-from spotesm.hdf5.checksums import checksums_at, checksums_under, has_checksums
+from spotesm.hdf5.checksums import checksums_at, checksums_under
 from spotesm.hdf5.format import DAMAGE, open_checked, open_hdf5
 from spotesm.hdf5.index import Index
 from spotesm.hdf5.pieces import BYTES_AT_ONCE, blocks_of, bytes_of_row, read_rows
@@ -125,8 +125,6 @@ class EarlierFile:
     def _find_whole(self, found: Results, rows: np.ndarray) -> np.ndarray:
         """Return which rows still have the values that were computed, (k,) bool."""
         whole = np.ones(len(rows), bool)
-        if not has_checksums(self.file):
-            return whole
         for key in (*found.rows, *found.ragged):
             whole &= checksums_under(key, found) == read_rows(self.file[checksums_at(key)], rows)
         return whole | [reason is not None for reason in found.reasons]
@@ -140,7 +138,7 @@ class EarlierFile:
             shape = output.shape(len(file[key]) if output.ragged else n, architecture)
             if (file[key].shape, file[key].dtype) != (shape, self.settings["store_dtype"]):
                 raise UnfitFile(f"has {key} in another shape than it says")
-        of_keys = [checksums_at(key) for key in keys if has_checksums(file)]
+        of_keys = [checksums_at(key) for key in keys]
         if {len(file[name]) for name in ("lengths", "windows", *of_keys)} != {n}:
             raise UnfitFile("does not say of every record how long it is")
 

@@ -285,11 +285,7 @@ def group_of(key: str) -> str:
 
 def read_reasons(file: h5py.File, rows: slice) -> tuple[np.ndarray, np.ndarray]:
     """Return keywords and details of some records of a shard file; empty where embedded."""
-    reasons = file["reasons"].asstr()[rows]
-    if "details" in file:
-        return reasons, file["details"].asstr()[rows]
-    texts = np.array([text.partition(": ")[::2] for text in reasons], object).reshape(-1, 2)
-    return texts[:, 0], texts[:, 1]  # older files have `KEYWORD: DETAIL`
+    return file["reasons"].asstr()[rows], file["details"].asstr()[rows]
 
 
 def read_rejections(file: h5py.File, rows: slice) -> list[Reason | None]:

@@ -12,7 +12,6 @@ from spotesm.hdf5.format import DAMAGE, open_hdf5
 from spotesm.hdf5.pieces import Piece, bytes_of_row
 from spotesm.hdf5.shard_file import REUSED, read_rejections, read_spans
 from spotesm.request.request import Request
-from spotesm.sequences.digests import hash_bytes, keys_of_hashes
 from spotesm.sequences.reasons import Reason
 from spotesm.sequences.rejected import EMBED, TRANSLATE, Rejected, read_rejected
 
@@ -21,7 +20,6 @@ LEAST_BYTES_OF_RECORD = 256  # about what its id, digest and place take
 MORE_THAN_EXPECTED = 64
 RECORD_COLUMNS = ("sequence_ids", "lengths", "digests", "windows")
 ID_KEYS = "id_keys"
-NOT_IN_ALL = (ID_KEYS, REUSED)  # older files have no keys, and few have reused anything
 COMMON_ATTRIBUTES = (
     *(field.name for field in fields(Request)),
     "fingerprint",
@@ -69,8 +67,9 @@ class ShardRows:
             # What goes into the merged file as it is.
             self.names = [*RECORD_COLUMNS, *list_checksums(self.file), *self.row_keys]
             self._raw = open(path, "rb", buffering=0)  # noqa: SIM115
-            more = [name for name in NOT_IN_ALL if name in self.file]
-            datasets = {name: self.file[name] for name in ("ordinals", *self.names, *more)}
+            more = [REUSED] if self.origins else []
+            names = ("ordinals", ID_KEYS, *self.names, *more)
+            datasets = {name: self.file[name] for name in names}
             self.columns = {
                 name: Piece.of(dataset, self._raw) or dataset for name, dataset in datasets.items()
             }
@@ -91,8 +90,6 @@ class ShardRows:
 
     def read(self, name: str, start: int, end: int) -> np.ndarray:
         """Return what one column says of some records; ids as bytes."""
-        if name == ID_KEYS and name not in self.columns:  # an older file
-            return keys_of_hashes(map(hash_bytes, self.read("sequence_ids", start, end)))
         column = self.columns[name]
         try:
             return column.read(start, end) if isinstance(column, Piece) else column[start:end]
@@ -142,8 +139,8 @@ class Gatherer:
         n_records: how many the input has.
 
     Attributes:
-        buffers: of the columns that all shards have, but those of places: one block, of the type
-            that holds the values of each shard.
+        buffers: one block of each column but those of places, of the type that holds the values
+            of each shard.
     """
 
     def __init__(self, shards: Sequence[ShardRows], n_records: int) -> None:
@@ -151,13 +148,11 @@ class Gatherer:
         self.n_records = n_records
         self.positions = [0] * len(shards)
         first = shards[0]
-        common = set.intersection(*(set(shard.names) for shard in shards))
-        names = [name for name in first.names if name in common]
         row = sum(bytes_of_row(first.columns[key]) for key in first.row_keys)
         self.block_rows = min(n_records, max(1, BLOCK_BYTES // max(row, LEAST_BYTES_OF_RECORD)))
         self.buffers = {
             name: np.empty((self.block_rows, *first.columns[name].shape[1:]), self._type_of(name))
-            for name in names
+            for name in first.names
         }
         self.buffers[ID_KEYS] = np.empty(self.block_rows, np.uint64)
 

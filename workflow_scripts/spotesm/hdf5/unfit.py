@@ -31,7 +31,7 @@ def read_devices(attributes: Mapping) -> list[Device]:
     Raises:
         TypeError, ValueError: the attribute is damaged.
     """
-    return [Device(**device) for device in json.loads(attributes.get(REJECTED_ON, "[]"))]
+    return [Device(**device) for device in json.loads(attributes[REJECTED_ON])]
 
 
 def choose_devices(attributes: Mapping, numbers: np.ndarray) -> list[Device | None]:

@@ -149,10 +149,9 @@ def find_labels(job: ReportJob, embeddings: Embeddings) -> Labels | None:
 
 def collect_numbers(summary: dict, attempts: Sequence[PastAttempt]) -> list[Number]:
     """Return what stands at the top of the page."""
-    n_records, n_rejected, n_embedded, n_sequences = (
-        summary[name] for name in ("n_records", "n_rejected", "n_embedded", "n_sequences")
+    n_records, n_rejected, n_embedded, n_sequences, n_reused = (
+        summary[f"n_{name}"] for name in ("records", "rejected", "embedded", "sequences", "reused")
     )
-    n_reused = summary.get("n_reused", 0)  # merges of earlier versions reused nothing
     n_restarts = sum(a.number > 1 for a in attempts)
     n_twice = max(0, sum(a.computed for a in attempts) - n_sequences)
     gpu_hours = sum(a.seconds for a in attempts if a.device.startswith("cuda")) / 3600

@@ -66,8 +66,6 @@ class Request:
             field.name: attributes[field.name] for field in fields(cls) if field.name in attributes
         }
         plain = {name: x.tolist() if isinstance(x, np.ndarray) else x for name, x in known.items()}
-        if "engine" not in plain:  # merged files of before it was an attribute
-            plain["engine"] = json.loads(attributes["fingerprint"])["engine"]
         return cls.of_param({**plain, "long_sequences": json.loads(plain["long_sequences"])})
 
     def as_param(self) -> dict:
