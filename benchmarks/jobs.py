@@ -4,11 +4,11 @@ from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
-from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.request.request import Request
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.sharding import split_fasta
+from spotesm.shards.checkpoints import Thresholds
 
 
 def make_job(

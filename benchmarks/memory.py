@@ -16,9 +16,9 @@ from pathlib import Path
 from jobs import make_job
 from proteins import random_protein
 from spotesm.base.paths import UNTRAINED
-from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
+from spotesm.shards.checkpoints import Thresholds
 from spotesm.weights.fetch import fetch_weights
 
 MODEL = "esm2_t6_8M_UR50D"

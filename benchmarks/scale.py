@@ -24,17 +24,17 @@ import h5py
 import numpy as np
 from proteins import LENGTH_QUANTILES
 from spotesm import Embeddings
-from spotesm.hdf5.index import check_index
-from spotesm.hdf5.integrity import check_values
-from spotesm.hdf5.merge import MergeJob, merge_shards
-from spotesm.hdf5.shard_file import ShardWriter
 from spotesm.hdf5.writing import WrittenFile
+from spotesm.merged.index import check_index
+from spotesm.merged.integrity import check_values
+from spotesm.merged.merge import MergeJob, merge_shards
 from spotesm.request.inputs import choose_shards
 from spotesm.request.request import Request
 from spotesm.request.results import Results
 from spotesm.sequences.digests import as_bytes, from_bytes
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.sharding import Shard, split_fasta
+from spotesm.shards.shard_file import ShardWriter
 
 MOST_RESIDUES = 1022
 AMINO_ACIDS = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)

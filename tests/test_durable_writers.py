@@ -13,21 +13,21 @@ import numpy as np
 import pytest
 import torch
 from disk import Disk, fail_at, images_of_a_power_cut, lay_out
-from shards import make_merge
+from shards import WORK, make_merge
 from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import explain_host_fault
 from spotesm.base.journal import Journal
 from spotesm.base.paths import DatasetPaths
-from spotesm.embed.checkpoints import Checkpoints, Thresholds, open_checkpoints
-from spotesm.hdf5.check import check_shard
-from spotesm.hdf5.merge import merge_shards
-from spotesm.hdf5.shard_file import ShardWriter, read_shard_results
+from spotesm.merged.merge import merge_shards
 from spotesm.request.inputs import know_by_content
 from spotesm.request.outputs import Outputs
 from spotesm.request.results import Results
 from spotesm.sequences.rejected import read_rejected
 from spotesm.sequences.sharding import Shard, split_fasta
 from spotesm.sequences.translation import translate_contigs
+from spotesm.shards.check import check_shard
+from spotesm.shards.checkpoints import Checkpoints, Thresholds, open_checkpoints
+from spotesm.shards.shard_file import ShardWriter, read_shard_results
 from spotesm.weights.architectures import ARCHITECTURES, Architecture
 from spotesm.weights.fetch import fetch_weights
 from spotesm.weights.manifest import Weights
@@ -64,7 +64,7 @@ def write_shard(folder: Path) -> None:
         with h5py.File(temporary, "w") as file:
             writer = ShardWriter(file, shard, OUTPUTS, DIM)
             writer.add(results_of(shard))
-            facts = {"weights": "x", "embedding_dim": DIM, "n_resumed": 0, "n_computed": 7}
+            facts = {"weights": "x", "embedding_dim": DIM, **dict.fromkeys(WORK, 1)}
             writer.finish(SETTINGS, {**facts, "attempts": 1, "seconds": 1.0})
         check_shard(temporary, shard, SETTINGS)
 

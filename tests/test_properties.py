@@ -10,11 +10,11 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from spotesm.base.failures import InputError
-from spotesm.embed.checkpoints import Thresholds, open_checkpoints
 from spotesm.request.results import Results
 from spotesm.sequences.digests import digests_of
 from spotesm.sequences.fasta import Record, RejectedSequence, normalise, read_fasta
 from spotesm.sequences.reasons import Reason
+from spotesm.shards.checkpoints import Thresholds, open_checkpoints
 
 SETTINGS = {"weights_sha256": "abc"}
 NEVER = Thresholds(sequences=1 << 40, seconds=1e9, bytes=1 << 60)

@@ -22,6 +22,8 @@ ROOMS = (
     "request",
     "model",
     "hdf5",
+    "shards",
+    "merged",
     "embed",
     "runs",
     "report",
@@ -31,13 +33,13 @@ DOORS = ("__init__", "__main__", "step")
 MODULES = sorted(LIBRARY.rglob("*.py"))
 # Imported when needed, for time or because not everybody has them; never to dodge a circle.
 LAZY = {
-    "__init__.py": {"spotesm.hdf5.reader"},
+    "__init__.py": {"spotesm.merged.reader"},
     "weights/downloads.py": {"huggingface_hub"},
     "step.py": {"spotesm.embed"},  # faults on demand, for the tests alone
     "model/attention.py": {"torch.nn.attention.varlen"},  # brings torch's compiler
     "model/independent.py": {"transformers"},
-    "hdf5/frames.py": {"anndata", "pandas"},
-    "hdf5/reader.py": {"torch"},
+    "merged/frames.py": {"anndata", "pandas"},
+    "merged/reader.py": {"torch"},
     "report/landscape.py": {"umap"},
     "commands/exports/fair_esm.py": {"torch"},
     "commands/exports/parquet.py": {"pyarrow", "pyarrow.parquet"},
@@ -141,11 +143,11 @@ def _without_docstrings(tree: ast.Module) -> ast.Module:
     "modules",
     [
         "spotesm.request.config, spotesm.runs.explain, spotesm.runs.occupancy",  # Snakemake's own
-        "spotesm.hdf5.merge, spotesm.step",
+        "spotesm.merged.merge, spotesm.step",
         "spotesm.sequences.sharding, spotesm.sequences.translation, spotesm.step",
         "spotesm.__main__, spotesm.commands.status, spotesm.commands.summary",
         "spotesm.commands.export",
-        "spotesm.hdf5.reader",
+        "spotesm.merged.reader",
         "spotesm.weights.downloads",
     ],
 )

@@ -4,11 +4,11 @@ import os
 from pathlib import Path
 
 from spotesm.base.paths import DatasetPaths
-from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
 from spotesm.request.precision import Agreement
 from spotesm.request.request import Request
+from spotesm.shards.checkpoints import Thresholds
 from spotesm.step import RUN, step
 
 with step(snakemake.log[0]):

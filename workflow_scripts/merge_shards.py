@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from spotesm.hdf5.merge import MergeJob, merge_shards
+from spotesm.merged.merge import MergeJob, merge_shards
 from spotesm.step import step
 
 with step(snakemake.log[0]):

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.reader import Embeddings
 
 REPOSITORY = Path(__file__).parents[2]
 DEMO = REPOSITORY / "resources/demo.fasta"

@@ -23,7 +23,7 @@ from skbio.embedding import ProteinEmbedding, ProteinVector
 from spotesm.__main__ import main
 from spotesm.commands.export import FORMATS
 from spotesm.commands.exports import records
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.reader import Embeddings
 
 ALL = ("mean/6", "bos/2", "residues/6", "logits/values", "contacts/values")
 ROWS = ("mean/6", "bos/2")

@@ -20,8 +20,8 @@ from spotesm.__main__ import main
 from spotesm.base.failures import InputError
 from spotesm.commands.export import FORMATS, choose_keys
 from spotesm.commands.exports import checks, npz, records
-from spotesm.hdf5 import reader
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged import reader
+from spotesm.merged.reader import Embeddings
 
 N, D = 11, 4
 IDS = ["", "sp|P1/2|X", "..", "é", "Case", *(f"p{i}" for i in range(N - 5))]

@@ -5,15 +5,17 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
+from checksums import restate_all
 from merged import write_merged
 from rich.console import Console
 from spotesm.commands import progress as module
 from spotesm.commands.progress import lines, progress
 from spotesm.commands.verify import stored_records
-from spotesm.hdf5.integrity import check_values
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.integrity import check_values
+from spotesm.merged.reader import Embeddings
 
 
 def test_without_a_terminal_there_is_a_line_a_minute(capsys: pytest.CaptureFixture[str]) -> None:
@@ -51,6 +53,8 @@ def test_verify_is_at_the_end_when_all_has_been_looked_at(
 ) -> None:
     values = np.zeros((N, 320), np.float32)
     path = write_merged(tmp_path / "embeddings.h5", [f"p{i}" for i in range(N)], mean_6=values)
+    with h5py.File(path, "r+") as file:
+        restate_all(file)
     told: list[int] = []
     with Embeddings(path) as embeddings:
         look(embeddings, told.append)

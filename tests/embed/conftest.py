@@ -7,10 +7,10 @@ from models import write_fair_esm
 from sequences import write_fasta
 from shards import make_job, parts_of
 from source_contract import TINY
-from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
 from spotesm.sequences.long_sequences import LongSequences
+from spotesm.shards.checkpoints import Thresholds
 from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.fetch import fetch_weights
 from tiny_shard import MODEL, RECORDS

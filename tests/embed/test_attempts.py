@@ -13,11 +13,11 @@ import torch
 from shards import make_shard
 from spotesm.embed import attempts
 from spotesm.embed.attempts import Attempt, journal_attempt
-from spotesm.embed.checkpoints import Thresholds, open_checkpoints
 from spotesm.machine.preemption import Preempted
 from spotesm.sequences.digests import as_hex
 from spotesm.sequences.reasons import Device
 from spotesm.sequences.sharding import Shard
+from spotesm.shards.checkpoints import Thresholds, open_checkpoints
 
 N = 9
 PLACES = (0, 4, N - 1)

@@ -10,9 +10,9 @@ import torch
 from damage import changes_of
 from shards import parts_of
 from spotesm.base.durable import read_json
-from spotesm.embed.checkpoints import open_checkpoints
-from spotesm.embed.parts import digest_file
 from spotesm.embed.task import ShardJob
+from spotesm.shards.checkpoints import open_checkpoints
+from spotesm.shards.parts import digest_file
 from tiny_shard import RECORDS, N, job_beside, lay_out_parts, resume, sequences_in, values_of
 
 A_VALUE = "a value; the name carries the digest of all bytes, so only a writer can have changed it"

@@ -15,14 +15,14 @@ from sequences import random_sequence
 from shards import changed, make_merge
 from spotesm.embed import faults, task
 from spotesm.embed.task import ShardJob
-from spotesm.hdf5.check import check_shard
-from spotesm.hdf5.merge import merge_shards
-from spotesm.hdf5.shard_file import read_shard_results
 from spotesm.hdf5.unfit import read_devices
+from spotesm.merged.merge import merge_shards
 from spotesm.model.packed import PackedModel
 from spotesm.request.results import Results
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.reasons import Device
+from spotesm.shards.check import check_shard
+from spotesm.shards.shard_file import read_shard_results
 from tiny_shard import job_beside, resume
 
 N = 11

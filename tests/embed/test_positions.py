@@ -15,9 +15,9 @@ from spotesm.base.durable import read_json
 from spotesm.embed import faults
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
-from spotesm.hdf5.shard_file import ShardWriter
 from spotesm.machine.preemption import Preempted
 from spotesm.model.packed import PackedModel
+from spotesm.shards.shard_file import ShardWriter
 from tiny_shard import RECORDS, N, job_beside, lay_out_parts, resume, sequences_in, values_of
 
 PLACES = (0, N // 2, N - 2)  # the last record is too long for the model

@@ -26,10 +26,11 @@ from spotesm.base.durable import read_json
 from spotesm.base.failures import IncompleteError
 from spotesm.commands.verify import choose_rows
 from spotesm.embed.task import ShardJob
-from spotesm.hdf5 import pieces, reuse
-from spotesm.hdf5.integrity import check_integrity
-from spotesm.hdf5.merge import merge_shards
-from spotesm.hdf5.reader import Embeddings
+from spotesm.hdf5 import pieces
+from spotesm.merged import earlier as earlier_files
+from spotesm.merged.integrity import check_integrity
+from spotesm.merged.merge import merge_shards
+from spotesm.merged.reader import Embeddings
 from spotesm.request.outputs import Outputs
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.sharding import split_fasta
@@ -505,8 +506,8 @@ def test_a_large_file_is_read_in_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """More rows than a block of digests, of values, or a stretch that is read in one piece."""
-    monkeypatch.setattr(reuse, "DIGESTS_AT_ONCE", 7)
-    monkeypatch.setattr(reuse, "BYTES_AT_ONCE", 9000)
+    monkeypatch.setattr(earlier_files, "DIGESTS_AT_ONCE", 7)
+    monkeypatch.setattr(earlier_files, "BYTES_AT_ONCE", 9000)
     monkeypatch.setattr(pieces, "BYTES_AT_ONCE", 9000)
     monkeypatch.setattr(pieces, "GAP", 2)
     with h5py.File(merged) as file:
@@ -515,7 +516,7 @@ def test_a_large_file_is_read_in_blocks(
             zip(map(bytes, file["digests"][:]), file["lengths"][:].tolist(), strict=True)
         )
     chosen = digests[::2]
-    with reuse.open_earlier(merged) as earlier:
+    with earlier_files.open_earlier(merged) as earlier:
         outputs = Outputs(EVERYTHING["outputs"], (0, 3, 6))
         given = np.array([lengths[bytes(d)] for d in chosen])
         which, places = earlier.find(chosen)

@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from spotesm.base.durable import read_json
-from spotesm.embed.parts import part_paths, read_part
 from spotesm.embed.reuse import Past, _share_digests, find_done
 from spotesm.sequences.digests import digests_of
 from spotesm.sequences.sharding import divide_digests
+from spotesm.shards.parts import part_paths, read_part
 from tiny_dataset import write_dataset
 
 

@@ -15,12 +15,13 @@ from shards import (
     read_datasets,
     run,
 )
-from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
-from spotesm.hdf5 import merge as merging
-from spotesm.hdf5 import shard_file, shard_rows
-from spotesm.hdf5.merge import merge_shards
+from spotesm.merged import merge as merging
+from spotesm.merged import shard_rows
+from spotesm.merged.merge import merge_shards
 from spotesm.sequences.long_sequences import LongSequences
+from spotesm.shards import shard_file
+from spotesm.shards.checkpoints import Thresholds
 
 N_KILLS = 6
 ALL = ["mean", "bos", "residues", "logits", "contacts"]

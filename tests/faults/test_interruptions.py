@@ -22,9 +22,9 @@ from shards import (
     wait_until,
 )
 from slurm_stubs import install_slurm_stubs
-from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.sequences.long_sequences import LongSequences
+from spotesm.shards.checkpoints import Thresholds
 
 N_KILLS = 22
 N_SEQUENCES = 100

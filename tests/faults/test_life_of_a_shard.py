@@ -20,9 +20,9 @@ from hypothesis.stateful import run_state_machine_as_test as check
 from sequences import embed_residues, random_sequence, write_fasta
 from shards import changed, make_job, parts_of, run
 from spotesm.base.durable import read_json
-from spotesm.embed.checkpoints import Thresholds, open_checkpoints
 from spotesm.sequences.digests import as_hex, digest_sequence
 from spotesm.sequences.sharding import split_fasta
+from spotesm.shards.checkpoints import Thresholds, open_checkpoints
 
 MOST_RECORDS = 14
 PASSES = st.integers(1, 6)

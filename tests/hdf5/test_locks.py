@@ -13,7 +13,7 @@ from merged import write_merged
 from preload import NO_LOCKS, preload
 from spotesm.__main__ import main
 from spotesm.base.failures import InputError
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.reader import Embeddings
 
 LOCKING = [None, False, True, "best-effort"]
 READ = "import sys; from spotesm import Embeddings; print(Embeddings(sys.argv[1])['b'].tolist())"

@@ -15,13 +15,13 @@ from pathlib import Path
 import h5py
 import numpy as np
 from sequences import random_sequence, write_fasta
-from spotesm.embed.checkpoints import Thresholds
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
-from spotesm.hdf5.merge import MergeJob, merge_shards
+from spotesm.merged.merge import MergeJob, merge_shards
 from spotesm.request.request import Request
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.sharding import Shard, split_fasta
+from spotesm.shards.checkpoints import Thresholds
 from spotesm.step import FAULTS, step
 
 WAIT_SECONDS = 180.0

@@ -13,15 +13,15 @@ import pytest
 from sequences import write_fasta
 from shards import make_merge, make_request
 from spotesm.base.durable import write_json
-from spotesm.embed.checkpoints import Thresholds, open_checkpoints
-from spotesm.hdf5.merge import merge_shards
-from spotesm.hdf5.shard_file import ShardWriter
 from spotesm.hdf5.writing import WrittenFile
+from spotesm.merged.merge import merge_shards
 from spotesm.request.outputs import output_of
 from spotesm.request.results import Ragged, Results
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.reasons import TOO_LONG, Reason
 from spotesm.sequences.sharding import Shard, split_fasta
+from spotesm.shards.checkpoints import Thresholds, open_checkpoints
+from spotesm.shards.shard_file import ShardWriter
 from spotesm.weights.architectures import ARCHITECTURES
 
 DIM = 8

@@ -10,7 +10,7 @@ from sequences import write_fasta
 from shards import journal_of, make_job
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
-from spotesm.hdf5.shard_file import read_shard_results
+from spotesm.shards.shard_file import read_shard_results
 
 MODEL = "esm2_tiny"
 N = 12

@@ -32,6 +32,8 @@ CORE = (
     "weights",
     "request",
     "hdf5",
+    "shards",
+    "merged",
     "embed",
     "model/encoder.py",
     "model/stitching.py",

@@ -12,7 +12,7 @@ import h5py
 import numpy as np
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.reader import Embeddings
 from spotesm.report import landscape
 from spotesm.report import page as page_module
 from spotesm.report.colours import colour_by_numbers

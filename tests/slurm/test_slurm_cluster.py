@@ -30,7 +30,7 @@ from shards import OFTEN, assert_same_datasets, make_merge
 from snakemake_runs import REPOSITORY, link_weights, write_config
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
-from spotesm.hdf5.merge import merge_shards
+from spotesm.merged.merge import merge_shards
 from spotesm.request.config import check_config
 from spotesm.request.request import Request
 from spotesm.sequences.sharding import split_fasta

@@ -26,7 +26,7 @@ from snakemake_runs import (
     wait_until,
     write_config,
 )
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.reader import Embeddings
 
 Reference = Callable[[str], np.ndarray]
 UNTRAINED = ("--model", "esm2_t6_8M_UR50D", "--weights", "untrained")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from sequences import random_sequence, write_fasta
 from snakemake_runs import snakemake, spotesm
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.reader import Embeddings
 
 UNTRAINED = ("--model", "esm2_t6_8M_UR50D", "--weights", "untrained")
 NEWS = "Using workflow specific profile"

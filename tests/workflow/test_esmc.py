@@ -11,7 +11,7 @@ import torch
 from models import make_esmc
 from sequences import random_sequence, write_fasta
 from snakemake_runs import REPOSITORY, spotesm
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.reader import Embeddings
 from spotesm.sequences.alphabet import name_tokens, tokenise
 from spotesm.weights.architectures import Architecture
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from preload import FOREIGN_FILE_SYSTEM, NAMELESS, NO_LOCKS, preload
 from snakemake_runs import snakemake, spotesm, write_config
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.reader import Embeddings
 from spotesm.weights.manifest import Weights
 
 IN_2031 = 1_924_000_000

@@ -11,7 +11,7 @@ import torch
 from hub import add_repository, esm_config
 from sequences import random_sequence, write_fasta
 from snakemake_runs import snakemake, write_config
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.reader import Embeddings
 from spotesm.sequences.alphabet import tokenise
 from spotesm.weights.architectures import ARCHITECTURES
 

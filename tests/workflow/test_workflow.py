@@ -16,7 +16,7 @@ from Bio.Seq import Seq
 from sequences import random_sequence, write_fasta
 from shards import assert_same_datasets
 from snakemake_runs import interrupt_when, snakemake, write_config
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.reader import Embeddings
 
 FOUR_GPUS = ("--cores", "all", "--resources", "gpu=4")
 # So small that each shard has many batches, and can be interrupted between them.

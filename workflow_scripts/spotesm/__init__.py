@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from spotesm.hdf5.reader import Embeddings
+    from spotesm.merged.reader import Embeddings
 
 __all__ = ["Embeddings", "__version__"]
 __version__ = "0.1.0"
@@ -12,7 +12,7 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> object:
     # Not imported above: Snakemake's own process and the merge need no reader.
     if name == "Embeddings":
-        from spotesm.hdf5.reader import Embeddings
+        from spotesm.merged.reader import Embeddings
 
         return Embeddings
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

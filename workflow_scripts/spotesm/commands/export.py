@@ -22,7 +22,7 @@ from spotesm.commands.exports.records import Records
 from spotesm.commands.exports.skbio import SKBIO
 from spotesm.commands.exports.text import CSV, TSV
 from spotesm.commands.progress import progress
-from spotesm.hdf5.reader import Embeddings, opened
+from spotesm.merged.reader import Embeddings, opened
 from spotesm.request.outputs import output_of
 from spotesm.sequences.accessions import accession_of
 

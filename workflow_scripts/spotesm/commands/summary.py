@@ -6,7 +6,7 @@ import click
 
 from spotesm.base.durable import read_json
 from spotesm.base.failures import InputError
-from spotesm.hdf5.merge import describe
+from spotesm.merged.merge import describe
 
 
 @click.command()

@@ -18,8 +18,8 @@ import torch
 from spotesm.base.failures import IncompleteError, InputError, WeightsError
 from spotesm.base.paths import weights_manifest
 from spotesm.commands.progress import progress
-from spotesm.hdf5.integrity import check_integrity
-from spotesm.hdf5.reader import Embeddings, opened
+from spotesm.merged.integrity import check_integrity
+from spotesm.merged.reader import Embeddings, opened
 from spotesm.model.independent import (
     Forward,
     NotInstalledError,

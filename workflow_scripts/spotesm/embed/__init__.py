@@ -1,1 +1,1 @@
-"""The work on one shard, and its durable state."""
+"""The work on one shard."""

@@ -14,12 +14,12 @@ import torch
 
 from spotesm.base.classification import classify
 from spotesm.base.failures import CUDA_RUNTIME
-from spotesm.embed.checkpoints import Checkpoints
 from spotesm.machine.preemption import Preempted
 from spotesm.machine.slurm import requeue_this_job
 from spotesm.sequences.digests import as_hex, from_hex
 from spotesm.sequences.reasons import Device
 from spotesm.sequences.sharding import Shard
+from spotesm.shards.checkpoints import Checkpoints
 
 log = logging.getLogger(__name__)
 

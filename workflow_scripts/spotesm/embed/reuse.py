@@ -18,12 +18,9 @@ import numpy as np
 from spotesm.base.durable import read_json
 from spotesm.base.paths import in_shard_order
 from spotesm.base.state import SET_ASIDE
-from spotesm.embed.checkpoints import BOUND
-from spotesm.embed.parts import DamagedPart, check_digest, finished_paths, part_paths, read_part
 from spotesm.embed.task import ShardJob, Task
-from spotesm.hdf5.reuse import UnfitFile, open_earlier
-from spotesm.hdf5.shard_file import ShardWriter
 from spotesm.machine.preemption import StopRequest
+from spotesm.merged.earlier import UnfitFile, open_earlier
 from spotesm.request.results import Results
 from spotesm.request.reuse import (
     find_difference,
@@ -33,6 +30,9 @@ from spotesm.request.reuse import (
     outputs_of,
     units_held,
 )
+from spotesm.shards.checkpoints import BOUND
+from spotesm.shards.parts import DamagedPart, check_digest, finished_paths, part_paths, read_part
+from spotesm.shards.shard_file import ShardWriter
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from spotesm.embed.checkpoints import CHECKPOINT_FORMAT, Thresholds
 from spotesm.hdf5.format import auto_of
 from spotesm.machine.allocator import keep_freed_memory
 from spotesm.machine.devices import describe_device, resolve_precision
@@ -19,6 +18,7 @@ from spotesm.request.precision import Agreement
 from spotesm.request.request import Request
 from spotesm.sequences.reasons import Device
 from spotesm.sequences.sharding import Shard
+from spotesm.shards.checkpoints import CHECKPOINT_FORMAT, Thresholds
 from spotesm.weights.architectures import PACKED
 from spotesm.weights.manifest import Weights
 from spotesm.weights.prepared import default_folder

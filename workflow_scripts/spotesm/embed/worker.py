@@ -13,12 +13,9 @@ import torch
 from spotesm.base.durable import replacing
 from spotesm.base.failures import CUDA_RUNTIME, IncompleteError
 from spotesm.embed.attempts import Attempt, journal_attempt
-from spotesm.embed.checkpoints import Checkpoints, open_checkpoints
 from spotesm.embed.progress import Progress
 from spotesm.embed.reuse import write_reused
 from spotesm.embed.task import ShardJob, Task
-from spotesm.hdf5.check import check_shard
-from spotesm.hdf5.shard_file import ShardWriter
 from spotesm.hdf5.writing import WrittenFile
 from spotesm.machine.devices import lease_device
 from spotesm.machine.preemption import StopRequest
@@ -29,6 +26,9 @@ from spotesm.model.engines import Engine
 from spotesm.request.results import Results, rejected
 from spotesm.sequences.reasons import TOO_LONG, Reason
 from spotesm.sequences.sharding import Shard
+from spotesm.shards.check import check_shard
+from spotesm.shards.checkpoints import Checkpoints, open_checkpoints
+from spotesm.shards.shard_file import ShardWriter
 
 log = logging.getLogger(__name__)
 

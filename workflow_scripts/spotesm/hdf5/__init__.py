@@ -1,1 +1,1 @@
-"""The files that results lie in: written, merged, read."""
+"""HDF5 files as such: written, read past HDF5, told from others."""

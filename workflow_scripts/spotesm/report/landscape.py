@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.reader import Embeddings
 from spotesm.report.colours import Palette, Scale
 from spotesm.report.labels import Labels
 from spotesm.sequences.accessions import accession_of

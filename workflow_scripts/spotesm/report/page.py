@@ -11,7 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from spotesm.base.durable import read_json, replacing
 from spotesm.base.text import duration
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.reader import Embeddings
 from spotesm.report.colours import Palette, Scale, colour_by_labels, colour_by_numbers
 from spotesm.report.figures import OUTCOMES, draw_lengths, draw_timeline
 from spotesm.report.labels import Labels, match_labels

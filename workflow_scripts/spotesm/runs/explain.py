@@ -7,7 +7,7 @@ from spotesm.base.durable import read_json
 from spotesm.base.journal import Journal
 from spotesm.base.logs import GOES_ON, last_error, was_stopped
 from spotesm.base.paths import RESULTS, DatasetPaths
-from spotesm.hdf5.merge import describe
+from spotesm.merged.merge import describe
 from spotesm.runs.asked import Asked
 from spotesm.runs.identity import DONE, find_standing
 

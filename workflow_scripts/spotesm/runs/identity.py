@@ -27,9 +27,9 @@ from spotesm.base.failures import (
 from spotesm.base.locks import try_lock
 from spotesm.base.paths import DatasetPaths, is_path_of_weights
 from spotesm.hdf5.format import DAMAGE, open_checked, open_hdf5, refuse_foreign
-from spotesm.hdf5.merge import read_summary
 from spotesm.hdf5.unfit import may_be_tried, read_devices
 from spotesm.machine.nvidia import describe_local
+from spotesm.merged.merge import read_summary
 from spotesm.request.inputs import is_grown
 from spotesm.request.outputs import Outputs
 from spotesm.request.request import Request

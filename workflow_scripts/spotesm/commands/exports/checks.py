@@ -10,8 +10,8 @@ import numpy as np
 from spotesm.base.failures import InputError
 from spotesm.commands.exports.format import Format
 from spotesm.hdf5.format import open_checked
-from spotesm.hdf5.ids import TextIndex
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.ids import TextIndex
+from spotesm.merged.reader import Embeddings
 
 
 def check_output(sources: Sequence[Path], output: Path, format: Format) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 from spotesm.base.durable import replacing
 from spotesm.commands.exports.format import Format, any_output, safe_name
 from spotesm.commands.exports.records import Records
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.reader import Embeddings
 from spotesm.request.outputs import CONTACTS, LOGITS, Key
 
 

@@ -8,7 +8,7 @@ import h5py
 from spotesm.base.durable import replacing
 from spotesm.commands.exports.format import Format, rows
 from spotesm.commands.exports.records import Records
-from spotesm.hdf5.frames import annotations, name_in_obsm
+from spotesm.merged.frames import annotations, name_in_obsm
 from spotesm.request.outputs import output_of
 
 # How AnnData marks a plain array; its docs, "On-disk format".

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from spotesm.hdf5.pieces import blocks_of, bytes_of_row
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.reader import Embeddings
 from spotesm.request.outputs import CONTACTS, offsets_of, output_of
 
 ROWS_AT_ONCE = 4096

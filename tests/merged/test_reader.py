@@ -17,8 +17,8 @@ from shards import make_job, make_merge
 from spotesm.__main__ import main
 from spotesm.base.failures import InputError
 from spotesm.embed.worker import embed_shard
-from spotesm.hdf5.merge import merge_shards
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.merge import merge_shards
+from spotesm.merged.reader import Embeddings
 from spotesm.sequences.long_sequences import LongSequences
 
 LONG = LongSequences("window", 60, 20, "reject")

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import h5py
 import numpy as np
 
-from spotesm.hdf5.shard_file import TEXT
 from spotesm.sequences.translation import parse_orf_id
+from spotesm.shards.shard_file import TEXT
 
 
 class Origins:

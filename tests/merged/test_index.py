@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 from spotesm import Embeddings
 from spotesm.base.failures import IncompleteError, InputError
-from spotesm.hdf5 import index, pieces
-from spotesm.hdf5.index import Index, IndexWriter, check_index
+from spotesm.hdf5 import pieces
 from spotesm.hdf5.pieces import Piece, read_rows
+from spotesm.merged import index
+from spotesm.merged.index import Index, IndexWriter, check_index
 from spotesm.sequences.digests import as_bytes, digests_of, hash_text
 from tiny_dataset import write_dataset
 

@@ -7,10 +7,10 @@ import torch
 from filelock import FileLock
 from spotesm.base.classification import classify
 from spotesm.base.failures import OUT_OF_MEMORY, ShardBusyError
-from spotesm.embed.checkpoints import Thresholds, open_checkpoints
 from spotesm.request.results import Ragged, Results
 from spotesm.sequences.digests import digests_of
 from spotesm.sequences.reasons import Reason
+from spotesm.shards.checkpoints import Thresholds, open_checkpoints
 
 SETTINGS = {"weights_sha256": "abc", "layers": [6]}
 NEVER = Thresholds(sequences=1 << 40, seconds=1e9, bytes=1 << 60)

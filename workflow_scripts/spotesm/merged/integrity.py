@@ -8,10 +8,10 @@ import numpy as np
 from spotesm.base.failures import IncompleteError
 from spotesm.base.paths import UNTRAINED
 from spotesm.hdf5.checksums import checksums_at, checksums_of
-from spotesm.hdf5.index import check_index
 from spotesm.hdf5.pieces import blocks_of
-from spotesm.hdf5.reader import FIRST, Embeddings
 from spotesm.hdf5.unfit import is_consistent
+from spotesm.merged.index import check_index
+from spotesm.merged.reader import FIRST, Embeddings
 from spotesm.request.outputs import CONTACTS, Output, offsets_of, output_of
 from spotesm.request.request import Request
 from spotesm.sequences.long_sequences import SMALLER_WINDOWS

@@ -20,11 +20,9 @@ from hypothesis import strategies as st
 from shards import WORK, make_merge, make_request
 from spotesm.base.durable import write_json
 from spotesm.base.failures import IncompleteError
-from spotesm.hdf5.check import check_shard
-from spotesm.hdf5.integrity import check_integrity
-from spotesm.hdf5.merge import MergeJob, merge_shards
-from spotesm.hdf5.reader import Embeddings
-from spotesm.hdf5.shard_file import ShardWriter
+from spotesm.merged.integrity import check_integrity
+from spotesm.merged.merge import MergeJob, merge_shards
+from spotesm.merged.reader import Embeddings
 from spotesm.request.outputs import output_of
 from spotesm.request.request import Request
 from spotesm.request.results import Ragged, Results
@@ -32,6 +30,8 @@ from spotesm.sequences.digests import digest_sequence, digests_of
 from spotesm.sequences.reasons import EMPTY, NOT_FINITE, OUT_OF_MEMORY, Reason
 from spotesm.sequences.rejected import read_rejected, writing_rejected
 from spotesm.sequences.sharding import Shard
+from spotesm.shards.check import check_shard
+from spotesm.shards.shard_file import ShardWriter
 from spotesm.weights.architectures import ARCHITECTURES
 
 SHAPE = ARCHITECTURES["esm2_t6_8M_UR50D"]

@@ -11,13 +11,13 @@ import pytest
 from sequences import random_sequence, write_fasta
 from shards import WORK, make_request, make_shard
 from spotesm.base.failures import IncompleteError
-from spotesm.hdf5 import shard_file
-from spotesm.hdf5.check import check_shard
-from spotesm.hdf5.shard_file import ShardWriter
 from spotesm.request.outputs import Outputs
 from spotesm.request.results import Ragged, Results, rejected
 from spotesm.sequences.reasons import Reason
 from spotesm.sequences.sharding import Shard, split_fasta
+from spotesm.shards import shard_file
+from spotesm.shards.check import check_shard
+from spotesm.shards.shard_file import ShardWriter
 
 N, DIM, BATCH = 40, 4, 7
 SETTINGS = make_request(outputs=("mean", "residues"), layers=(6,), precision="float32").fingerprint(

@@ -8,22 +8,22 @@ import h5py
 import numpy as np
 
 from spotesm.base.failures import IncompleteError
-from spotesm.hdf5 import shard_file
 from spotesm.hdf5.checksums import checksums_at, checksums_of
 from spotesm.hdf5.format import DAMAGE, open_hdf5, read_structure
-from spotesm.hdf5.shard_file import (
-    as_attribute,
-    group_of,
-    read_origins,
-    read_reasons,
-    read_spans,
-)
 from spotesm.hdf5.unfit import REJECTED_ON, read_devices
 from spotesm.request.outputs import CONTACTS, Outputs, output_of
 from spotesm.request.request import Request
 from spotesm.sequences.digests import as_bytes, hash_bytes, keys_of_hashes
 from spotesm.sequences.reasons import KEYWORDS
 from spotesm.sequences.sharding import Shard
+from spotesm.shards import shard_file
+from spotesm.shards.shard_file import (
+    as_attribute,
+    group_of,
+    read_origins,
+    read_reasons,
+    read_spans,
+)
 
 
 def check_shard(path: Path, shard: Shard, settings: dict) -> None:

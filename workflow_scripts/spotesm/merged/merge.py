@@ -22,23 +22,23 @@ from spotesm.base.paths import UNTRAINED
 from spotesm.base.text import count
 from spotesm.hdf5.checksums import checksum_of, checksums_at
 from spotesm.hdf5.format import FORMAT, FORMAT_VERSION, open_hdf5
-from spotesm.hdf5.index import IndexWriter
-from spotesm.hdf5.orfs import Origins
-from spotesm.hdf5.reused import Reused
-from spotesm.hdf5.shard_file import REUSED, create_in_chunks, group_of
-from spotesm.hdf5.shard_rows import (
+from spotesm.hdf5.unfit import write_unfit
+from spotesm.hdf5.writing import WrittenFile
+from spotesm.merged.index import IndexWriter
+from spotesm.merged.orfs import Origins
+from spotesm.merged.reused import Reused
+from spotesm.merged.shard_rows import (
     BLOCK_BYTES,
     ID_KEYS,
     Block,
     Gatherer,
     ShardRows,
 )
-from spotesm.hdf5.unfit import write_unfit
-from spotesm.hdf5.writing import WrittenFile
 from spotesm.request.outputs import LOGITS, offsets_of, output_of
 from spotesm.sequences.alphabet import name_tokens
 from spotesm.sequences.reasons import Reason
 from spotesm.sequences.rejected import TRANSLATE, read_rejected, writing_rejected
+from spotesm.shards.shard_file import REUSED, create_in_chunks, group_of
 
 log = logging.getLogger(__name__)
 

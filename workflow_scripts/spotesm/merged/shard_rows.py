@@ -10,10 +10,10 @@ from spotesm.base.failures import IncompleteError, InputError, explain_host_faul
 from spotesm.hdf5.checksums import list_checksums
 from spotesm.hdf5.format import DAMAGE, open_hdf5
 from spotesm.hdf5.pieces import Piece, bytes_of_row
-from spotesm.hdf5.shard_file import REUSED, read_rejections, read_spans
 from spotesm.request.request import Request
 from spotesm.sequences.reasons import Reason
 from spotesm.sequences.rejected import EMBED, TRANSLATE, Rejected, read_rejected
+from spotesm.shards.shard_file import REUSED, read_rejections, read_spans
 
 BLOCK_BYTES = 64 << 20
 LEAST_BYTES_OF_RECORD = 256  # about what its id, digest and place take

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from spotesm.base.failures import InputError
 
 if TYPE_CHECKING:
-    from spotesm.hdf5.reader import Embeddings
+    from spotesm.merged.reader import Embeddings
 
 ROWS_NAMED = 5
 CLOSE_AMONG = 1 << 16  # ids that are compared with an unknown one, a second or two

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 import h5py
 import numpy as np
 
-from spotesm.hdf5.shard_file import REUSED
-from spotesm.hdf5.shard_rows import ShardRows
+from spotesm.merged.shard_rows import ShardRows
+from spotesm.shards.shard_file import REUSED
 
 
 class Reused:

@@ -32,7 +32,9 @@ from spotesm.base.failures import ShardBusyError, writing
 from spotesm.base.journal import Journal
 from spotesm.base.locks import try_lock
 from spotesm.base.state import SET_ASIDE, read_state
-from spotesm.embed.parts import (
+from spotesm.request.results import Results
+from spotesm.request.reuse import find_difference
+from spotesm.shards.parts import (
     DamagedPart,
     digest_file,
     digest_settings,
@@ -43,8 +45,6 @@ from spotesm.embed.parts import (
     read_finished,
     read_part,
 )
-from spotesm.request.results import Results
-from spotesm.request.reuse import find_difference
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays, basic_indices
 from merged import write_merged
 from spotesm.base.failures import InputError
-from spotesm.hdf5.look_ups import LookUpError
-from spotesm.hdf5.reader import Embeddings
+from spotesm.merged.look_ups import LookUpError
+from spotesm.merged.reader import Embeddings
 
 N, D = 11, 4
 IDS = [

@@ -14,10 +14,10 @@ import torch
 
 from spotesm.base.classification import classify
 from spotesm.base.failures import OUT_OF_MEMORY
-from spotesm.hdf5.shard_file import read_settings, read_shard_results
 from spotesm.request.results import Ragged, Results
 from spotesm.sequences.digests import as_bytes, from_bytes
 from spotesm.sequences.reasons import Device, Reason
+from spotesm.shards.shard_file import read_settings, read_shard_results
 
 
 class DamagedPart(Exception):

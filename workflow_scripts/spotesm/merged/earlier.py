@@ -14,14 +14,14 @@ from spotesm.base.failures import InputError
 from spotesm.base.text import count
 from spotesm.hdf5.checksums import checksums_at, checksums_under
 from spotesm.hdf5.format import DAMAGE, open_checked, open_hdf5
-from spotesm.hdf5.index import Index
 from spotesm.hdf5.pieces import BYTES_AT_ONCE, blocks_of, bytes_of_row, read_rows
-from spotesm.hdf5.shard_file import group_of, read_rejections
 from spotesm.hdf5.unfit import read_unfit
+from spotesm.merged.index import Index
 from spotesm.request.outputs import Outputs, offsets_of, output_of
 from spotesm.request.results import Ragged, Results
 from spotesm.sequences.digests import as_bytes, from_bytes, keys_of
 from spotesm.sequences.reasons import Reason
+from spotesm.shards.shard_file import group_of, read_rejections
 from spotesm.weights.architectures import ARCHITECTURES
 
 log = logging.getLogger(__name__)

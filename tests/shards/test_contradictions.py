@@ -10,14 +10,14 @@ import pytest
 from spotesm import Embeddings
 from spotesm.base.durable import read_json
 from spotesm.base.failures import IncompleteError, InputError
-from spotesm.hdf5.check import check_shard
-from spotesm.hdf5.index import check_index
-from spotesm.hdf5.integrity import check_integrity
-from spotesm.hdf5.reader import opened
-from spotesm.hdf5.reuse import UnfitFile, open_earlier
+from spotesm.merged.earlier import UnfitFile, open_earlier
+from spotesm.merged.index import check_index
+from spotesm.merged.integrity import check_integrity
+from spotesm.merged.reader import opened
 from spotesm.request.outputs import Outputs
 from spotesm.sequences.digests import from_bytes, hash_text
 from spotesm.sequences.sharding import Shard
+from spotesm.shards.check import check_shard
 from tiny_dataset import write_dataset
 
 N = 5  # records of the shard, of which the third is rejected

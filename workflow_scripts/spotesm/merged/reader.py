@@ -19,11 +19,11 @@ import numpy as np
 
 from spotesm.base.failures import InputError
 from spotesm.hdf5.format import is_damage, open_checked
-from spotesm.hdf5.frames import anndata_of, frame_of
-from spotesm.hdf5.ids import TextIndex
-from spotesm.hdf5.index import Index
-from spotesm.hdf5.look_ups import LookUpError, did_you_mean
 from spotesm.hdf5.pieces import read_rows, read_slice
+from spotesm.merged.frames import anndata_of, frame_of
+from spotesm.merged.ids import TextIndex
+from spotesm.merged.index import Index
+from spotesm.merged.look_ups import LookUpError, did_you_mean
 from spotesm.request.outputs import CONTACTS, LOGITS, OUTPUTS, RESIDUES, Key, offsets_of, output_of
 from spotesm.request.request import Request
 from spotesm.sequences.accessions import accession_of, without_version

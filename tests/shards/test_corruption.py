@@ -14,10 +14,10 @@ import pytest
 from spotesm.base.durable import read_json
 from spotesm.base.failures import UserError
 from spotesm.commands.verify import check
-from spotesm.embed.checkpoints import Thresholds, open_checkpoints
-from spotesm.hdf5.check import check_shard
-from spotesm.hdf5.reader import opened
+from spotesm.merged.reader import opened
 from spotesm.sequences.sharding import Shard
+from spotesm.shards.check import check_shard
+from spotesm.shards.checkpoints import Thresholds, open_checkpoints
 from tiny_dataset import write_dataset
 
 FOR_THE_MERGE = "which reads these values first, and notices"

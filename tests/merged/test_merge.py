@@ -13,9 +13,9 @@ import pytest
 from shards import WORK, make_merge
 from spotesm.base.durable import write_json
 from spotesm.base.failures import IncompleteError, TooManyRejectedError
-from spotesm.hdf5.index import Index
-from spotesm.hdf5.merge import MergeJob, merge_shards
-from spotesm.hdf5.shard_rows import ShardRows
+from spotesm.merged.index import Index
+from spotesm.merged.merge import MergeJob, merge_shards
+from spotesm.merged.shard_rows import ShardRows
 from spotesm.sequences.digests import hash_text
 
 DIM = 4

@@ -1,0 +1,1 @@
+"""The file of a dataset: merged, read, looked up, checked."""
