@@ -34,7 +34,7 @@ from spotesm.request.results import Results
 from spotesm.sequences.digests import as_bytes, from_bytes
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.sharding import Shard, split_fasta
-from spotesm.shards.shard_file import ShardWriter
+from spotesm.shards.shard_writer import ShardWriter
 
 MOST_RESIDUES = 1022
 AMINO_ACIDS = np.frombuffer(b"ACDEFGHIKLMNPQRSTVWY", np.uint8)
@@ -179,7 +179,7 @@ def embed(folder: Path, options: argparse.Namespace) -> None:
     for path in shard_paths(folder, options.shards):
         shard = Shard.index(path)
         with WrittenFile(path.with_suffix(".h5")) as file:
-            writer = ShardWriter(file, shard, request.select(), options.dimensions)
+            writer = ShardWriter(file, shard, request, options.dimensions)
             for start in range(0, len(shard.digests), AT_ONCE):
                 own = shard.digests[start : start + AT_ONCE]
                 rows = {f"mean/{LAYER}": stand_in(own, options.dimensions)}

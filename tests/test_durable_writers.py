@@ -13,35 +13,32 @@ import numpy as np
 import pytest
 import torch
 from disk import Disk, fail_at, images_of_a_power_cut, lay_out
-from shards import WORK, make_merge
+from shards import WORK, make_merge, make_request
 from spotesm.base.durable import read_json, replacing, write_json
 from spotesm.base.failures import explain_host_fault
 from spotesm.base.journal import Journal
 from spotesm.base.paths import DatasetPaths
+from spotesm.hdf5.writing import WrittenFile
 from spotesm.merged.merge import merge_shards
 from spotesm.request.inputs import know_by_content
-from spotesm.request.outputs import Outputs
 from spotesm.request.results import Results
 from spotesm.sequences.rejected import read_rejected
 from spotesm.sequences.sharding import Shard, split_fasta
 from spotesm.sequences.translation import translate_contigs
 from spotesm.shards.check import check_shard
 from spotesm.shards.checkpoints import Checkpoints, Thresholds, open_checkpoints
-from spotesm.shards.shard_file import ShardWriter, read_shard_results
+from spotesm.shards.shard_file import ShardFile
+from spotesm.shards.shard_writer import ShardWriter
 from spotesm.weights.architectures import ARCHITECTURES, Architecture
 from spotesm.weights.fetch import fetch_weights
 from spotesm.weights.manifest import Weights
 from spotesm.weights.prepared import RECORD, Prepared
 
 DIM = 4
-OUTPUTS = Outputs(("mean",), (6,))
 NEVER = Thresholds(sequences=1 << 40, seconds=1e9, bytes=1 << 60)
 PROTEINS = "".join(f">p{i}\n{'MKV' * (i + 1)}\n" for i in range(7)) + ">bad\nM!\n"
-SETTINGS = {
-    **dict.fromkeys(("model", "engine", "weights_sha256", "precision"), "x"),
-    **{"layers": [6], "outputs": ["mean"], "store_dtype": "float32"},
-    "long_sequences": {"policy": "window", "window": 100, "overlap": 20, "out_of_memory": "x"},
-}
+REQUEST = make_request(layers=(6,), precision="float32")
+SETTINGS = REQUEST.fingerprint("x")
 
 
 def split(folder: Path, text: str = PROTEINS) -> None:
@@ -61,8 +58,8 @@ def results_of(shard: Shard) -> Results:
 def write_shard(folder: Path) -> None:
     shard = Shard.index(folder / "1-of-1.fasta")
     with replacing(folder / "1-of-1.h5") as temporary:
-        with h5py.File(temporary, "w") as file:
-            writer = ShardWriter(file, shard, OUTPUTS, DIM)
+        with WrittenFile(temporary) as file:
+            writer = ShardWriter(file, shard, REQUEST, DIM)
             writer.add(results_of(shard))
             facts = {"weights": "x", "embedding_dim": DIM, **dict.fromkeys(WORK, 1)}
             writer.finish(SETTINGS, {**facts, "attempts": 1, "seconds": 1.0})
@@ -70,7 +67,9 @@ def write_shard(folder: Path) -> None:
 
 
 def values_of_shard(path: Path) -> list[list[float]]:
-    return [row for part in read_shard_results(path) for row in part.rows["mean/6"].tolist()]
+    with ShardFile(path) as file:
+        results = file.read(np.arange(file.n_sequences), ["mean/6"])
+        return [row for block in results for row in block.rows["mean/6"].tolist()]
 
 
 @contextlib.contextmanager

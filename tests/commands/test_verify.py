@@ -28,7 +28,7 @@ from spotesm.model import independent
 from spotesm.sequences.digests import digest_sequence
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.rejected import Rejected
-from spotesm.shards.shard_file import as_attribute
+from spotesm.shards.shard_writer import as_attribute
 from spotesm.weights.architectures import ARCHITECTURES
 from spotesm.weights.fetch import fetch_weights
 from spotesm.weights.manifest import Weights

@@ -19,10 +19,11 @@ from spotesm.hdf5.unfit import read_devices
 from spotesm.merged.merge import merge_shards
 from spotesm.model.packed import PackedModel
 from spotesm.request.results import Results
+from spotesm.sequences.digests import from_bytes
 from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.reasons import Device
 from spotesm.shards.check import check_shard
-from spotesm.shards.shard_file import read_shard_results
+from spotesm.shards.shard_file import ShardFile
 from tiny_shard import job_beside, resume
 
 N = 11
@@ -96,14 +97,18 @@ def leave(job: ShardJob, left: str) -> ShardJob:
 def results_of(job: ShardJob) -> Results:
     """What the shard's file says, in one piece: sequences, ascending by digest."""
     check_shard(job.output, task.Shard.index(job.fasta), read_fingerprint(job))
-    blocks = list(read_shard_results(job.output))
-    digests = np.concatenate([block.digests for block in blocks])
-    order = np.argsort(digests)
-    reasons = [reason for block in blocks for reason in block.reasons]
-    rows = np.concatenate([block.rows["mean/2"] for block in blocks])
-    windows = np.concatenate([block.windows for block in blocks])
+    with ShardFile(job.output) as file:
+        n = file.n_sequences
+        reasons = file.read_reasons(np.arange(n))
+        digests, windows, rows = (
+            file.sequences.read(name, 0, n) for name in ("digests", "windows", "mean/2")
+        )
+    order = np.argsort(from_bytes(digests))
     return Results(
-        digests[order], [reasons[i] for i in order], windows[order], {"mean/2": rows[order]}
+        from_bytes(digests)[order],
+        [reasons.get(i) for i in order.tolist()],
+        windows[order],
+        {"mean/2": rows[order]},
     )
 
 

@@ -17,7 +17,7 @@ from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
 from spotesm.machine.preemption import Preempted
 from spotesm.model.packed import PackedModel
-from spotesm.shards.shard_file import ShardWriter
+from spotesm.shards.shard_writer import ShardWriter
 from tiny_shard import RECORDS, N, job_beside, lay_out_parts, resume, sequences_in, values_of
 
 PLACES = (0, N // 2, N - 2)  # the last record is too long for the model
@@ -53,28 +53,29 @@ def poisoned(whole: ShardJob, folder: Path, place: int) -> ShardJob:
 
 def assert_rejected(job: ShardJob, whole: ShardJob, place: int, keyword: str) -> None:
     """One record alone; all others have the values of the whole run."""
-    with h5py.File(job.output) as file, h5py.File(whole.output) as expected:
+    with h5py.File(job.output) as got, h5py.File(whole.output) as wanted:
+        file, expected = got["sequences"], wanted["sequences"]
         reasons = file["reasons"].asstr()[:].tolist()
         assert {i: reason for i, reason in enumerate(reasons) if reason} == {
             place: keyword,
             N - 1: "too_long",
         }
         others = [i for i in range(N - 1) if i != place]
-        assert file["sequence_ids"].asstr()[:].tolist() == [name for name, _ in RECORDS]
+        assert got["records/sequence_ids"].asstr()[:].tolist() == [name for name, _ in RECORDS]
         for key in ("mean/0", "mean/2"):
             np.testing.assert_allclose(file[key][others], expected[key][others], rtol=0, atol=1e-6)
         for i in others:
             for values in ("residues/2", "contacts/values"):
                 group = values.partition("/")[0]
                 ours, theirs = (
-                    f[values][f[f"{group}/starts"][i] :][: f[f"{group}/sizes"][i]]
-                    for f in (file, expected)
+                    f[values][slice(*f[f"{group}/offsets"][i : i + 2])] for f in (file, expected)
                 )
                 np.testing.assert_allclose(ours, theirs, rtol=0, atol=1e-6)
 
 
 def assert_close(job: ShardJob, whole: ShardJob) -> None:
-    with h5py.File(job.output) as file, h5py.File(whole.output) as expected:
+    with h5py.File(job.output) as got, h5py.File(whole.output) as wanted:
+        file, expected = got["sequences"], wanted["sequences"]
         for key in ("mean/0", "mean/2"):
             np.testing.assert_allclose(file[key][:], expected[key][:], rtol=0, atol=1e-6)
         assert file["reasons"][:].tolist() == expected["reasons"][:].tolist()

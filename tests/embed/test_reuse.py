@@ -26,8 +26,8 @@ from spotesm.base.durable import read_json
 from spotesm.base.failures import IncompleteError
 from spotesm.commands.verify import choose_rows
 from spotesm.embed.task import ShardJob
-from spotesm.hdf5 import pieces
-from spotesm.merged import earlier as earlier_files
+from spotesm.hdf5 import pieces, table
+from spotesm.merged.earlier import open_earlier
 from spotesm.merged.integrity import check_integrity
 from spotesm.merged.merge import merge_shards
 from spotesm.merged.reader import Embeddings
@@ -506,22 +506,18 @@ def test_a_large_file_is_read_in_blocks(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """More rows than a block of digests, of values, or a stretch that is read in one piece."""
-    monkeypatch.setattr(earlier_files, "DIGESTS_AT_ONCE", 7)
-    monkeypatch.setattr(earlier_files, "BYTES_AT_ONCE", 9000)
+    monkeypatch.setattr(table, "DIGESTS_AT_ONCE", 7)
+    monkeypatch.setattr(table, "BYTES_AT_ONCE", 9000)
     monkeypatch.setattr(pieces, "BYTES_AT_ONCE", 9000)
     monkeypatch.setattr(pieces, "GAP", 2)
     with h5py.File(merged) as file:
         digests = np.unique(np.frombuffer(file["digests"][:].tobytes(), "V16"))
-        lengths = dict(
-            zip(map(bytes, file["digests"][:]), file["lengths"][:].tolist(), strict=True)
-        )
     chosen = digests[::2]
-    with earlier_files.open_earlier(merged) as earlier:
-        outputs = Outputs(EVERYTHING["outputs"], (0, 3, 6))
-        given = np.array([lengths[bytes(d)] for d in chosen])
+    with open_earlier(merged) as earlier:
         which, places = earlier.find(chosen)
         assert which.tolist() == list(range(len(chosen)))
-        found = list(earlier.read(chosen, given, places, outputs, outputs.keys))
+        keys = Outputs(EVERYTHING["outputs"], (0, 3, 6)).keys
+        found = list(earlier.read(np.sort(places), keys))
     assert len(found) > 3
     rows = {bytes(d): row for row, d in reversed(list(enumerate(expected["digests"])))}
     got = np.concatenate([results.digests for results in found])

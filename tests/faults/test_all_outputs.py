@@ -20,7 +20,6 @@ from spotesm.merged import merge as merging
 from spotesm.merged import shard_rows
 from spotesm.merged.merge import merge_shards
 from spotesm.sequences.long_sequences import LongSequences
-from spotesm.shards import shard_file
 from spotesm.shards.checkpoints import Thresholds
 
 N_KILLS = 6
@@ -90,7 +89,7 @@ def test_memory_is_bounded_by_a_batch_not_by_the_output(
     assert run(job, faults=f"room={ROOM}") == 0
     for module in (merging, shard_rows):
         monkeypatch.setattr(module, "BLOCK_BYTES", 4 << 20)
-    monkeypatch.setattr(shard_file, "CHUNK_BYTES", 128 << 10)
+    monkeypatch.setattr(merging, "CHUNK_BYTES", 128 << 10)
     tracemalloc.start()
     path = merge(job)
     assert tracemalloc.get_traced_memory()[1] < ROOM

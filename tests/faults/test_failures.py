@@ -58,14 +58,13 @@ def assert_same_but(job: ShardJob, unbroken: ShardJob, rejected: int, reason: st
     """One record is rejected for the reason; all others are as in the unbroken run."""
     actual, expected = read_datasets(job.output), read_datasets(unbroken.output)
     others = np.arange(N_SEQUENCES) != rejected
-    reasons = [text.decode() for text in actual["reasons"]]
+    reasons = [text.decode() for text in actual["sequences/reasons"]]
     assert reasons[rejected].startswith(reason)
     assert [text for place, text in enumerate(reasons) if text] == [reasons[rejected]]
-    tolerance = 1e-6 * np.abs(expected["mean/6"]).max()
-    np.testing.assert_allclose(
-        actual["mean/6"][others], expected["mean/6"][others], rtol=0, atol=tolerance
-    )
-    for name in ("ordinals", "digests", "lengths", "sequence_ids"):
+    key = "sequences/mean/6"
+    tolerance = 1e-6 * np.abs(expected[key]).max()
+    np.testing.assert_allclose(actual[key][others], expected[key][others], rtol=0, atol=tolerance)
+    for name in ("sequences/digests", "sequences/lengths", "records/sequence_ids"):
         assert actual[name].tolist() == expected[name].tolist()
 
 
@@ -91,7 +90,7 @@ def test_what_half_precision_cannot_do_is_computed_in_float32(
 ) -> None:
     job = changed(job, precision="bfloat16")
     assert run(job, faults=f"not_finite_in_half={POISON}") == 0
-    actual, exact = (read_datasets(j.output)["mean/6"] for j in (job, unbroken))
+    actual, exact = (read_datasets(j.output)["sequences/mean/6"] for j in (job, unbroken))
     assert np.isfinite(actual).all()
     np.testing.assert_allclose(actual[POISONED], exact[POISONED], rtol=0, atol=1e-5)
     assert "computing it in float32" in log_of(job).read_text()
@@ -106,8 +105,8 @@ def test_a_cuda_error_is_journalled_and_its_batch_run_one_by_one(
     assert (failed["token_budget"], failed["device"]) == (100, "cpu")
     assert len(failed["ids"]) == len(failed["digests"]) > 1
     with h5py.File(unbroken.output) as file:
-        ids = file["sequence_ids"].asstr()[:].tolist()
-        digests = {bytes(d).hex(): name for d, name in zip(file["digests"][:], ids, strict=True)}
+        ids, own = file["records/sequence_ids"].asstr()[:], file["sequences/digests"][:]
+        digests = {bytes(d).hex(): name for d, name in zip(own, ids, strict=True)}
     assert [digests[digest] for digest in failed["digests"]] == failed["ids"]
     assert run(job) == 0
     assert f"{len(failed['ids'])} sequences were in flight" in log_of(job).read_text()
@@ -257,4 +256,4 @@ def test_a_full_disk_during_the_merge(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["merge.log"]
     assert run_merge(job, log) == 0
     with h5py.File(job.output) as merged, h5py.File(unbroken.output) as shard:
-        assert merged["mean/6"][:].tobytes() == shard["mean/6"][:].tobytes()
+        assert merged["mean/6"][:].tobytes() == shard["sequences/mean/6"][:].tobytes()

@@ -149,8 +149,10 @@ class LifeOfAShard(RuleBasedStateMachine):
             return
         layer = self.job.request.layers[0] % 7
         with h5py.File(self.job.output) as file:
-            assert file["sequence_ids"].asstr()[:].tolist() == [name for name, _ in self.records]
-            rows, reasons = file[f"mean/{layer}"][:], file["reasons"].asstr()[:]
+            names, of_record = file["records/sequence_ids"], file["records/sequences"][:]
+            assert names.asstr()[:].tolist() == [name for name, _ in self.records]
+            rows = file[f"sequences/mean/{layer}"][:][of_record]
+            reasons = file["sequences/reasons"].asstr()[:][of_record]
         # A sequence that is alone in the pass that runs out of memory does not fit even alone.
         assert set(reasons) <= {"", "out_of_memory"}
         embedded = reasons == ""

@@ -21,7 +21,7 @@ from spotesm.sequences.long_sequences import LongSequences
 from spotesm.sequences.reasons import TOO_LONG, Reason
 from spotesm.sequences.sharding import Shard, split_fasta
 from spotesm.shards.checkpoints import Thresholds, open_checkpoints
-from spotesm.shards.shard_file import ShardWriter
+from spotesm.shards.shard_writer import ShardWriter
 from spotesm.weights.architectures import ARCHITECTURES
 
 DIM = 8
@@ -60,7 +60,7 @@ def write_dataset(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             checkpoints.add(results)
             checkpoints.flush()
     with WrittenFile(folder / "1-of-1.h5") as file:
-        writer = ShardWriter(file, shard, REQUEST.select(), DIM)
+        writer = ShardWriter(file, shard, REQUEST, DIM)
         for results in batches:
             writer.add(results)
         counts = {"n_computed": 4, "n_resumed": 0, "n_reused": 0, "attempts": 1, "seconds": 1.5}
@@ -83,9 +83,9 @@ def results_of(shard: Shard, which: np.ndarray) -> Results:
         output = output_of(key)
         counts = np.where(long, 0, REQUEST.count_rows(output, lengths)).astype(np.int64)
         n = int(counts.sum()) if output.ragged else len(which)
-        values = rng.normal(size=output.shape(n, DIM)).astype(np.float32)
+        values = rng.normal(size=output.shape(n, ARCHITECTURES[REQUEST.model])).astype(np.float32)
         if output.ragged:
-            ragged[key] = Ragged(values, counts)
+            ragged[key] = Ragged.of_sizes(values, counts)
         else:
             rows[key] = values
     reasons = [Reason(TOO_LONG, "more than 20 residues") if one else None for one in long]

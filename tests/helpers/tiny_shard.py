@@ -10,7 +10,7 @@ from sequences import write_fasta
 from shards import journal_of, make_job
 from spotesm.embed.task import ShardJob
 from spotesm.embed.worker import embed_shard
-from spotesm.shards.shard_file import read_shard_results
+from spotesm.shards.shard_file import ShardFile
 
 MODEL = "esm2_tiny"
 N = 12
@@ -43,6 +43,8 @@ def sequences_in(part: Path, but_rejected: bool = False) -> int:
 
 def values_of(job: ShardJob) -> dict[bytes, list[object]]:
     """All that the shard's file holds of each sequence, whatever the order of the work."""
+    with ShardFile(job.output) as file:
+        held = list(file.read(np.arange(file.n_sequences), file.outputs.keys))
     return {
         digest.tobytes(): [
             one.reasons[0],
@@ -50,7 +52,7 @@ def values_of(job: ShardJob) -> dict[bytes, list[object]]:
             *((key, rows.tobytes()) for key, rows in one.rows.items()),
             *((key, ragged.values.tobytes()) for key, ragged in one.ragged.items()),
         ]
-        for results in read_shard_results(job.output)
+        for results in held
         for place, digest in enumerate(results.digests)
         for one in [results.take(np.array([place]))]
     }

@@ -10,13 +10,14 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from shards import WORK, make_merge
+from shards import WORK, make_merge, make_request
 from spotesm.base.durable import write_json
 from spotesm.base.failures import IncompleteError, TooManyRejectedError
 from spotesm.merged.index import Index
 from spotesm.merged.merge import MergeJob, merge_shards
-from spotesm.merged.shard_rows import ShardRows
 from spotesm.sequences.digests import hash_text
+from spotesm.shards.shard_file import ShardFile
+from spotesm.shards.shard_writer import as_attribute
 
 DIM = 4
 N_RECORDS = 50
@@ -25,38 +26,35 @@ REJECTED_BY_SPLIT = (3, 49)
 REJECTED_BY_EMBED = 17
 
 
-def write_shard(path: Path, ordinals: list[int], overlap: int = 256) -> None:
+def write_shard(path: Path, ordinals: list[int], overlap: int = 8) -> None:
+    """Each record has a sequence of its own."""
     ordinals = np.array(ordinals, dtype=np.int64)
+    reasons = ["not_finite" if o == REJECTED_BY_EMBED else "" for o in ordinals]
+    request = make_request(layers=(6,), precision="float32")
+    long = dataclasses.replace(request.long_sequences, overlap=overlap)
+    settings = dataclasses.replace(request, long_sequences=long).fingerprint("x")
     with h5py.File(path, "w") as file:
-        file["ordinals"] = ordinals
-        file["lengths"] = (ordinals + 1).astype(np.int32)
-        file["digests"] = np.repeat(ordinals[:, None], 16, axis=1).astype(np.uint8)
-        file["windows"] = np.ones(len(ordinals), np.int32)
-        file["mean/6"] = ordinals[:, None] + np.arange(DIM, dtype=np.float32) / 8
+        file["records/ordinals"] = ordinals
+        file["records/sequences"] = np.arange(len(ordinals))
         text = h5py.string_dtype("utf-8")
-        file.create_dataset("sequence_ids", data=[f"id{o}" for o in ordinals], dtype=text)
-        reasons = ["not_finite" if o == REJECTED_BY_EMBED else "" for o in ordinals]
-        file.create_dataset("reasons", data=reasons, dtype=text)
-        file.create_dataset("details", data=[r and "NaN" for r in reasons], dtype=text)
-        if REJECTED_BY_EMBED in ordinals:
-            file["mean/6"][list(ordinals).index(REJECTED_BY_EMBED)] = np.nan
-        sums = [zlib.crc32(row.tobytes()) for row in file["mean/6"][:]]
-        file["checksums/mean/6"] = np.where(np.array(reasons) == "", sums, 0).astype(np.uint32)
+        file.create_dataset("records/sequence_ids", data=[f"id{o}" for o in ordinals], dtype=text)
         keys = [int.from_bytes(hash_text(f"id{o}")) for o in ordinals]
-        file["id_keys"] = np.array(keys, np.uint64)
-        settings = {"long_sequences": {"overlap": overlap}}
+        file["records/id_keys"] = np.array(keys, np.uint64)
+        table = file.create_group("sequences")
+        table["lengths"] = (ordinals + 1).astype(np.int32)
+        table["digests"] = np.repeat(ordinals[:, None], 16, axis=1).astype(np.uint8)
+        table["windows"] = np.ones(len(ordinals), np.int32)
+        table["mean/6"] = ordinals[:, None] + np.arange(DIM, dtype=np.float32) / 8
+        table.create_dataset("reasons", data=reasons, dtype=text)
+        table.create_dataset("details", data=[r and "NaN" for r in reasons], dtype=text)
+        sums = [zlib.crc32(row.tobytes()) for row in table["mean/6"][:]]
+        table["checksums/mean/6"] = np.where(np.array(reasons) == "", sums, 0).astype(np.uint32)
+        file.attrs.update({name: as_attribute(value) for name, value in settings.items()})
         file.attrs.update(
-            {
-                **dict.fromkeys(("model", "engine", "weights", "weights_sha256", "precision"), "x"),
-                **{"layers": [6], "outputs": ["mean"], "long_sequences": "{}"},
-                **{"store_dtype": "float32", "embedding_dim": DIM},
-                **{"row_keys": ["mean/6"], "ragged_keys": []},
-                "fingerprint": json.dumps(settings),
-                **dict.fromkeys(WORK, 1),
-                "n_sequences": len(ordinals),
-                "n_embedded": sum(reason == "" for reason in reasons),
-            }
+            dict.fromkeys(WORK, 1), fingerprint=json.dumps(settings), rejected_on="[]"
         )
+        file.attrs.update(weights="x", embedding_dim=DIM, n_sequences=len(ordinals))
+        file.attrs["n_embedded"] = reasons.count("")
 
 
 @pytest.fixture
@@ -125,16 +123,15 @@ def test_hdf5_keeps_those_files_open_that_hold_more_than_rows(job: MergeJob) -> 
     """It takes half a MiB for each, and there may be thousands."""
     for path in job.shards:
         with h5py.File(path, "r+") as file:
-            ids = file["sequence_ids"].asstr()[:]
-            del file["sequence_ids"]
-            file["sequence_ids"] = ids.astype("S")
-            file.attrs["n_embedded"] = len(ids)
-    with h5py.File(job.shards[1], "r+") as file:
-        file.attrs["n_embedded"] -= 1
+            for name in ("records/sequence_ids", "sequences/reasons", "sequences/details"):
+                texts = file[name].asstr()[:].tolist()
+                if path != job.shards[1] or not name.endswith("details"):
+                    del file[name]
+                    file[name] = np.array(texts, "S20")
     with contextlib.ExitStack() as stack:
-        shards = [stack.enter_context(ShardRows(path)) for path in job.shards]
+        shards = [stack.enter_context(ShardFile(path)) for path in job.shards]
         assert [bool(shard.file) for shard in shards] == [False, True, False]
-        assert shards[0].read("sequence_ids", 1, 3).tolist() == [b"id4", b"id10"]
+        assert shards[0].records.read("sequence_ids", 1, 3).tolist() == [b"id4", b"id10"]
 
 
 @pytest.mark.parametrize("widths", [(9, 20, 12), (20, 9, 12), (9, None, 20), (20, 9, None)])
@@ -143,11 +140,11 @@ def test_no_id_becomes_shorter(job: MergeJob, widths: tuple[int | None, ...]) ->
     expected = {}
     for path, width in zip(job.shards, widths, strict=True):
         with h5py.File(path, "r+") as file:
-            ids = [f"é{o}".ljust((width or 70) - 1, "x") for o in file["ordinals"][:]]
-            del file["sequence_ids"]
+            ids = [f"é{o}".ljust((width or 70) - 1, "x") for o in file["records/ordinals"][:]]
+            del file["records/sequence_ids"]
             text = h5py.string_dtype("utf-8", width)
-            file.create_dataset("sequence_ids", data=[i.encode() for i in ids], dtype=text)
-            expected.update(zip(file["ordinals"][:].tolist(), ids, strict=True))
+            file.create_dataset("records/sequence_ids", data=[i.encode() for i in ids], dtype=text)
+            expected.update(zip(file["records/ordinals"][:].tolist(), ids, strict=True))
     merge_shards(job)
     del expected[REJECTED_BY_EMBED]
     with h5py.File(job.output) as file:
@@ -160,10 +157,10 @@ def test_whence_records_come_is_told_by_one_list(job: MergeJob) -> None:
     expected = {}
     for path, names in zip(job.shards, (["a", "é"], [], ["é", "b", "a", "none"]), strict=True):
         with h5py.File(path, "r+") as file:
-            ordinals = file["ordinals"][:]
+            ordinals = file["records/ordinals"][:]
             numbers = np.where(ordinals == REJECTED_BY_EMBED, 0, ordinals % min(4, 1 + len(names)))
             if names:
-                file["reused"] = numbers.astype(np.uint16)
+                file["sequences/reused"] = numbers.astype(np.uint16)
                 file.attrs["reused_from"] = names
             own = [["", *names][number] for number in numbers]
             expected.update(zip(ordinals.tolist(), own, strict=True))
@@ -199,7 +196,7 @@ def test_a_shard_without_an_attribute_is_named(job: MergeJob, place: int, name: 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_shard_that_names_no_earlier_file_is_named(job: MergeJob, place: int) -> None:
     with h5py.File(job.shards[place], "r+") as file:
-        file["reused"] = np.zeros(len(file["ordinals"]), np.uint16)
+        file["sequences/reused"] = np.zeros(len(file["records/ordinals"]), np.uint16)
     with pytest.raises(IncompleteError, match=rf"{place}\.h5: not a whole shard file; delete it"):
         merge_shards(job)
 
@@ -207,9 +204,9 @@ def test_a_shard_that_names_no_earlier_file_is_named(job: MergeJob, place: int) 
 @pytest.mark.parametrize("place", [0, 1, 2])
 def test_a_shard_with_a_column_too_short_is_named(job: MergeJob, place: int) -> None:
     with h5py.File(job.shards[place], "r+") as file:
-        lengths = file["lengths"][:-1]
-        del file["lengths"]
-        file["lengths"] = lengths
+        lengths = file["sequences/lengths"][:-1]
+        del file["sequences/lengths"]
+        file["sequences/lengths"] = lengths
     with pytest.raises(IncompleteError, match=rf"{place}\.h5: not a whole shard file; delete it"):
         merge_shards(job)
 
@@ -227,14 +224,14 @@ def test_all_rejected_records_are_listed_in_order(job: MergeJob) -> None:
 
 def lose_a_record(job: MergeJob) -> str:
     with h5py.File(job.shards[1]) as file:
-        ordinals = file["ordinals"][:].tolist()
+        ordinals = file["records/ordinals"][:].tolist()
     write_shard(job.shards[1], ordinals[:2] + ordinals[3:])
     return f"record {ordinals[2]} of the input is missing"
 
 
 def double_a_record(job: MergeJob) -> str:
     with h5py.File(job.shards[0]) as a, h5py.File(job.shards[1]) as b:
-        mine, doubled = a["ordinals"][:].tolist(), int(b["ordinals"][4])
+        mine, doubled = a["records/ordinals"][:].tolist(), int(b["records/ordinals"][4])
     write_shard(job.shards[0], sorted([*mine, doubled]))
     return f"record {doubled} of the input appears more than once"
 
@@ -246,28 +243,30 @@ def lose_the_last_record(job: MergeJob) -> str:
 
 def add_a_record_beyond(job: MergeJob) -> str:
     with h5py.File(job.shards[2]) as file:
-        ordinals = file["ordinals"][:].tolist()
+        ordinals = file["records/ordinals"][:].tolist()
     write_shard(job.shards[2], [*ordinals, 60])
     return "there are records beyond the 50"
 
 
 def embed_a_rejected_record(job: MergeJob) -> str:
     with h5py.File(job.shards[2]) as file:
-        ordinals = file["ordinals"][:].tolist()
+        ordinals = file["records/ordinals"][:].tolist()
     write_shard(job.shards[2], sorted([*ordinals, 3]))
     return "record 3 of the input appears more than once"
 
 
 def make_a_value_infinite(job: MergeJob) -> str:
     with h5py.File(job.shards[0], "a") as file:
-        place = file["ordinals"][:].tolist().index(max(set(file["ordinals"][:]) - {17}))
-        file["mean/6"][place, 2] = np.inf
+        place = (
+            file["records/ordinals"][:].tolist().index(max(set(file["records/ordinals"][:]) - {17}))
+        )
+        file["sequences/mean/6"][place, 2] = np.inf
     return "is not finite"
 
 
 def change_settings(job: MergeJob) -> str:
     with h5py.File(job.shards[2]) as file:
-        ordinals = file["ordinals"][:].tolist()
+        ordinals = file["records/ordinals"][:].tolist()
     write_shard(job.shards[2], ordinals, overlap=100)
     return "different settings"
 

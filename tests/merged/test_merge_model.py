@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from shards import WORK, make_merge, make_request
 from spotesm.base.durable import write_json
 from spotesm.base.failures import IncompleteError
+from spotesm.hdf5.writing import WrittenFile
 from spotesm.merged.integrity import check_integrity
 from spotesm.merged.merge import MergeJob, merge_shards
 from spotesm.merged.reader import Embeddings
@@ -31,7 +32,7 @@ from spotesm.sequences.reasons import EMPTY, NOT_FINITE, OUT_OF_MEMORY, Reason
 from spotesm.sequences.rejected import read_rejected, writing_rejected
 from spotesm.sequences.sharding import Shard
 from spotesm.shards.check import check_shard
-from spotesm.shards.shard_file import ShardWriter
+from spotesm.shards.shard_writer import ShardWriter
 from spotesm.weights.architectures import ARCHITECTURES
 
 SHAPE = ARCHITECTURES["esm2_t6_8M_UR50D"]
@@ -104,8 +105,8 @@ class Dataset:
                     file.write(b">%d %s\n" % (ordinal, f"é{ordinal}".encode()))
                     file.write(self.sequence(i) + b"\n")
         shard = Shard.index(fasta)
-        with h5py.File(path, "w") as file:
-            writer = ShardWriter(file, shard, self.request.select(), DIM)
+        with WrittenFile(path) as file:
+            writer = ShardWriter(file, shard, self.request, DIM)
             for half in (mine[1::2], mine[::-2], mine):  # out of order, and some of them again
                 if half:
                     writer.add(self.results(half))
@@ -123,7 +124,7 @@ class Dataset:
             elif any(map(len, parts)):
                 values = np.concatenate(parts)
                 values = values.ravel() if output_of(key).width(SHAPE) == 1 else values
-                ragged[key] = Ragged(values, np.array([len(part) for part in parts]))
+                ragged[key] = Ragged.of_sizes(values, np.array([len(part) for part in parts]))
         windows = np.array([self.fates[i] is None for i in which], np.int32)
         digests = digests_of(map(self.sequence, which))
         return Results(digests, [self.fates[i] for i in which], windows, rows, ragged)
@@ -238,21 +239,17 @@ def test_one_value_that_is_not_finite_is_refused(
 ) -> None:
     job = write_fixed(tmp_path)
     with h5py.File(job.shards[shard], "r+") as file:
-        values = file[key][:]
-        accepted = np.flatnonzero(file["reasons"].asstr()[:] == "")
-        record = accepted[at(place, len(accepted))]
+        table = file["sequences"]
+        values = table[key][:]
+        accepted = np.flatnonzero(table["reasons"].asstr()[:] == "")
+        row = accepted[at(place, len(accepted))]
         if output_of(key).ragged:
-            starts, sizes = (
-                file[f"{output_of(key).name}/{x}"][record] for x in ("starts", "sizes")
-            )
-            own = values[starts : starts + sizes]
+            own = values[slice(*table[f"{output_of(key).name}/offsets"][row : row + 2])]
         else:
-            own = values[record]
+            own = values[row]
         own.flat[at(place, own.size)] = np.nan
-        file[key][...] = values
-        sums = file[f"checksums/{key}"][:]
-        sums[sums == sums[record]] = zlib.crc32(own.tobytes())  # as if it was computed
-        file[f"checksums/{key}"][...] = sums
+        table[key][...] = values
+        table[f"checksums/{key}"][row] = zlib.crc32(own.tobytes())  # as if it was computed
     with pytest.raises(IncompleteError, match="is not finite"):
         merge_shards(job)
     assert not job.output.exists()
@@ -267,10 +264,11 @@ def test_one_other_value_of_many_is_refused(
     """Of what nobody has read again since it was written."""
     job = write_fixed(tmp_path)
     with h5py.File(job.shards[shard], "r+") as file:
-        accepted = np.flatnonzero(file["reasons"].asstr()[:] == "")
-        record = accepted[at(place, len(accepted))]
-        start, size = (file[f"{output_of(key).name}/{x}"][record] for x in ("starts", "sizes"))
-        flip_a_bit(file, key, slice(start, start + size), place)
+        table = file["sequences"]
+        accepted = np.flatnonzero(table["reasons"].asstr()[:] == "")
+        row = accepted[at(place, len(accepted))]
+        offsets = table[f"{output_of(key).name}/offsets"][row : row + 2]
+        flip_a_bit(table, key, slice(*offsets), place)
     with pytest.raises(IncompleteError, match=rf"{shard}\.h5: holds values of {key} that are not"):
         merge_shards(job)
     assert not job.output.exists()
@@ -297,7 +295,7 @@ def test_one_bit_of_a_merged_file_is_noticed(tmp_path: Path, key: str) -> None:
             check_integrity(embeddings)
 
 
-def flip_a_bit(file: h5py.File, key: str, rows: slice, place: str) -> None:
+def flip_a_bit(file: h5py.Group, key: str, rows: slice, place: str) -> None:
     """Change the first, a middle or the last value in these rows by its last bit."""
     values = file[key][rows]
     bits = values.view(np.uint32).reshape(-1)
@@ -318,7 +316,11 @@ def test_a_shard_whose_structure_is_damaged_is_named(tmp_path: Path, shard: int)
 
 @pytest.mark.parametrize("shard", range(3))
 @pytest.mark.parametrize(
-    "name", ["ordinals", "windows", "mean/6", "residues/6", "checksums/mean/6"]
+    "name",
+    [
+        "records/ordinals",
+        *(f"sequences/{name}" for name in ("windows", "mean/6", "residues/6", "checksums/mean/6")),
+    ],
 )
 def test_a_shard_whose_dataset_cannot_be_opened_is_named(
     tmp_path: Path, name: str, shard: int
@@ -338,9 +340,9 @@ def test_a_shard_whose_dataset_cannot_be_opened_is_named(
 def test_one_changed_ordinal_is_refused(tmp_path: Path, place: str, by: int, shard: int) -> None:
     job = write_fixed(tmp_path)
     with h5py.File(job.shards[shard], "r+") as file:
-        ordinals = file["ordinals"][:]
+        ordinals = file["records/ordinals"][:]
         ordinals[at(place, len(ordinals))] += by
-        file["ordinals"][...] = ordinals
+        file["records/ordinals"][...] = ordinals
     with pytest.raises(IncompleteError):
         merge_shards(job)
     assert not job.output.exists()
@@ -351,8 +353,8 @@ def test_one_changed_ordinal_is_refused(tmp_path: Path, place: str, by: int, sha
 def test_one_record_without_windows_is_refused(tmp_path: Path, place: str, shard: int) -> None:
     job = write_fixed(tmp_path)
     with h5py.File(job.shards[shard], "r+") as file:
-        accepted = np.flatnonzero(file["reasons"].asstr()[:] == "")
-        file["windows"][accepted[at(place, len(accepted))]] = 0
+        accepted = np.flatnonzero(file["sequences/reasons"].asstr()[:] == "")
+        file["sequences/windows"][accepted[at(place, len(accepted))]] = 0
     with pytest.raises(IncompleteError, match="has no result"):
         merge_shards(job)
 

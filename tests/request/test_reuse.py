@@ -84,8 +84,8 @@ def test_as_many_values_as_a_sequence_should_have(
         one_of_three(1, windows).astype(np.int32),
         {},
         {
-            "residues/6": Ragged(np.zeros((sizes[0].sum(), 4), np.float32), sizes[0]),
-            "contacts/values": Ragged(np.zeros(sizes[1].sum(), np.float32), sizes[1]),
+            "residues/6": Ragged.of_sizes(np.zeros((sizes[0].sum(), 4), np.float32), sizes[0]),
+            "contacts/values": Ragged.of_sizes(np.zeros(sizes[1].sum(), np.float32), sizes[1]),
         },
     )
     found = find_sound(results, np.full(3, 10), request, request.long_sequences)

@@ -20,7 +20,7 @@ def make_results(first: int, count: int, dim: int = 3) -> Results:
     digests = digests_of(b"%d" % i for i in range(first, first + count))
     mean = np.arange(first * dim, (first + count) * dim, dtype=np.float32).reshape(count, dim)
     sizes = np.arange(first, first + count)
-    residues = Ragged(np.arange(sizes.sum(), dtype=np.float16).reshape(-1, 1), sizes)
+    residues = Ragged.of_sizes(np.arange(sizes.sum(), dtype=np.float16).reshape(-1, 1), sizes)
     return Results(
         digests,
         [None] * (count - 1) + [Reason("not_finite", "NaN")],

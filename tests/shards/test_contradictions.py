@@ -14,13 +14,10 @@ from spotesm.merged.earlier import UnfitFile, open_earlier
 from spotesm.merged.index import check_index
 from spotesm.merged.integrity import check_integrity
 from spotesm.merged.reader import opened
-from spotesm.request.outputs import Outputs
-from spotesm.sequences.digests import from_bytes, hash_text
+from spotesm.sequences.digests import digests_of, hash_text
 from spotesm.sequences.sharding import Shard
 from spotesm.shards.check import check_shard
-from tiny_dataset import write_dataset
-
-N = 5  # records of the shard, of which the third is rejected
+from tiny_dataset import N_RECORDS, N_SEQUENCES, RECORDS, write_dataset
 
 
 @pytest.fixture
@@ -52,43 +49,45 @@ def said_of_shard(folder: Path) -> str:
 @pytest.mark.parametrize(
     ("names", "said"),
     [
-        (("reasons", "windows"), "what became of it"),
-        (("windows",), "what became of it"),
-        (("residues/starts", "residues/sizes"), "where its values are"),
-        (("contacts/starts",), "where its values are"),
+        (("sequences/reasons",), "does not say of every sequence what became of it"),
+        (("sequences/details",), "does not say of every sequence what became of it"),
+        (("sequences/windows",), "does not say of every record how long it is"),
+        (("sequences/digests",), "has mean/0 in another shape than it says"),
+        (("sequences/residues/offsets",), "has no place for the values of residues/0"),
+        (("sequences/contacts/offsets",), "has no place for the values of contacts/values"),
+        (("records/ordinals",), "does not hold the records of its FASTA"),
+        (("records/sequences", "records/id_keys"), "does not hold the records of its FASTA"),
     ],
 )
-def test_every_record_is_spoken_of(
-    folder: Path, names: tuple[str, ...], by: int, said: str
-) -> None:
+def test_every_row_is_spoken_of(folder: Path, names: tuple[str, ...], by: int, said: str) -> None:
     with h5py.File(folder / "1-of-1.h5", "r+") as file:
-        assert len(file["windows"]) == N
+        assert len(file["sequences/windows"]) == N_SEQUENCES
         for name in names:
             resize(file, name, by)
-    assert f"does not say of every record {said}" in said_of_shard(folder)
+    assert said in said_of_shard(folder)
 
 
-@pytest.mark.parametrize("place", [0, N // 2, N - 1])
+@pytest.mark.parametrize("place", [0, N_RECORDS // 2, N_RECORDS - 1])
 def test_keys_of_ids_in_a_shard_are_theirs(folder: Path, place: int) -> None:
     shard = Shard.index(folder / "1-of-1.fasta")
     keys = [int.from_bytes(hash_text(i)) for i in shard.read_ids()]
     with h5py.File(folder / "1-of-1.h5", "r+") as file:
-        assert file["id_keys"][:].tolist() == keys
-        file["id_keys"][place] ^= np.uint64(1)
+        assert file["records/id_keys"][:].tolist() == keys
+        file["records/id_keys"][place] ^= np.uint64(1)
     assert "does not hold the id_keys of its FASTA" in said_of_shard(folder)
 
 
-@pytest.mark.parametrize("numbers", [[3, 0, 0, 0, 0], [0, 0, 3, 0, 0], [0, 1, 2, 0, 3], [1, 1], []])
-def test_origins_of_a_shard_are_named_for_each_record(folder: Path, numbers: list[int]) -> None:
+@pytest.mark.parametrize("numbers", [[3, 0, 0, 0], [0, 0, 3, 0], [0, 1, 2, 3], [1, 1], []])
+def test_origins_of_a_shard_are_named_for_each_sequence(folder: Path, numbers: list[int]) -> None:
     shard, settings = Shard.index(folder / "1-of-1.fasta"), read_json(folder / "fingerprint.json")
     with h5py.File(folder / "1-of-1.h5", "r+") as file:
-        file["reused"] = np.array([0, 1, 2, 2, 1], np.uint16)
+        file["sequences/reused"] = np.array([0, 1, 2, 2], np.uint16)
         file.attrs["reused_from"] = ["a.h5", "b.h5"]
     check_shard(folder / "1-of-1.h5", shard, settings)
     with h5py.File(folder / "1-of-1.h5", "r+") as file:
-        del file["reused"]
-        file["reused"] = np.array(numbers, np.uint16)
-    assert "does not say of every record whence it is reused" in said_of_shard(folder)
+        del file["sequences/reused"]
+        file["sequences/reused"] = np.array(numbers, np.uint16)
+    assert "does not say of every sequence w" in said_of_shard(folder)
 
 
 # -- a merged file ---------------------------------------------------------------------------------
@@ -178,26 +177,12 @@ def test_a_folder_that_cannot_be_read_is_a_line(
 
 # -- reuse -----------------------------------------------------------------------------------------
 
-MEANS = Outputs(("mean",), (0, 6))
 
-
-Asked = tuple[np.ndarray, np.ndarray]
-
-
-def ask_for_all(path: Path) -> Asked:
-    """Digests, ascending, and lengths of what a file has."""
-    with h5py.File(path) as file:
-        digests, first = np.unique(from_bytes(file["digests"][:]), return_index=True)
-        return digests, file["lengths"][:][first]
-
-
-def read_earlier(path: Path, of_shard: bool, keys: list[str], asked: Asked) -> int:
+def read_earlier(path: Path, of_shard: bool, keys: list[str], digests: np.ndarray) -> int:
     """Read what is asked for; of how many sequences something was found."""
-    digests, lengths = asked
     with open_earlier(path, of_shard) as earlier:
-        which, rows = earlier.find(digests)
-        found = earlier.read(digests[which], lengths[which], rows, MEANS, keys)
-        return sum(len(results.digests) for results in found)
+        _, rows = earlier.find(digests)
+        return sum(len(results.digests) for results in earlier.read(np.sort(rows), keys))
 
 
 def shorten(name: str) -> Callable[[h5py.File], None]:
@@ -224,20 +209,21 @@ def drop(name: str) -> Callable[[h5py.File], None]:
 @pytest.mark.parametrize(
     ("name", "change", "said"),
     [
-        ("1-of-1.h5", shorten("mean/6"), "has mean/6 in another shape"),
+        ("1-of-1.h5", shorten("sequences/mean/6"), "has mean/6 in another shape"),
         ("embeddings.h5", as_doubles, "has mean/6 in another shape"),
-        ("1-of-1.h5", shorten("lengths"), "does not say of every record how long it is"),
+        ("1-of-1.h5", shorten("sequences/lengths"), "does not say of every record how long it is"),
         ("embeddings.h5", shorten("windows"), "has no windows of each record"),
         *(
-            (name, raise_by(1, "lengths", place), "has lengths that are not")
-            for name in ("1-of-1.h5", "embeddings.h5")
+            (
+                name,
+                raise_by(1000, f"{table}residues/offsets", place),
+                "has no place|too short|not asc",
+            )
+            for name, table in (("1-of-1.h5", "sequences/"), ("embeddings.h5", ""))
             for place in (0, 1, -1)
         ),
-        *(
-            ("1-of-1.h5", raise_by(1000, "residues/sizes", place), "has no place for the values")
-            for place in (0, 1, -1)
-        ),
-        ("1-of-1.h5", drop("residues/starts"), "is damaged"),
+        ("1-of-1.h5", drop("sequences/residues/offsets"), "has no residues/offsets"),
+        ("embeddings.h5", drop("residues/offsets"), "is damaged"),
         ("embeddings.h5", drop("windows"), "is damaged"),
     ],
 )
@@ -245,15 +231,19 @@ def test_an_earlier_file_that_contradicts_itself_is_not_used(
     folder: Path, name: str, change: Callable[[h5py.File], None], said: str
 ) -> None:
     path, of_shard = folder / name, name != "embeddings.h5"
-    keys, asked = ["mean/6", "residues/6"], ask_for_all(path)
-    assert read_earlier(path, of_shard, keys, asked) == len(asked[0])
+    digests = digests_of(sequence.encode() for _, sequence in RECORDS)
+    held = N_SEQUENCES if of_shard else N_SEQUENCES - 1
+    assert read_earlier(path, of_shard, ["mean/6", "residues/6"], np.unique(digests)) == held
     with h5py.File(path, "r+") as file:
         change(file)
     with pytest.raises(UnfitFile, match=said):
-        read_earlier(path, of_shard, keys, asked)
+        read_earlier(path, of_shard, ["mean/6", "residues/6"], np.unique(digests))
 
 
 def test_an_earlier_shard_that_is_no_hdf5_is_not_used(folder: Path) -> None:
     (folder / "1-of-1.h5").write_bytes(b"rubbish")
-    with pytest.raises(UnfitFile, match="cannot be read"), open_earlier(folder / "1-of-1.h5", True):
+    with (
+        pytest.raises(UnfitFile, match="is not a whole shard file"),
+        open_earlier(folder / "1-of-1.h5", True),
+    ):
         pass

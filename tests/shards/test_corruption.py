@@ -26,14 +26,13 @@ ROW_KEYS, RAGGED_KEYS = (
     ("residues/0", "residues/6", "logits/values", "contacts/values"),
 )
 HARMLESS_IN_A_SHARD = {
-    "details": "phrases for people",
-    "windows": "of an embedded record, any number from 1 on can be right: memory decides",
-    **dict.fromkeys(RAGGED_KEYS, FOR_THE_MERGE),
-    **{f"checksums/{key}": FOR_THE_MERGE for key in RAGGED_KEYS},
+    "sequences/details": "phrases for people",
+    "sequences/windows": "of an embedded record, any number from 1 on can be right: memory decides",
+    **{f"sequences/{key}": FOR_THE_MERGE for key in RAGGED_KEYS},
+    **{f"sequences/checksums/{key}": FOR_THE_MERGE for key in RAGGED_KEYS},
     **dict.fromkeys(
-        [(f"{group}/starts", "[2]") for group in ("residues", "logits", "contacts")]
-        + [(key, "[2]") for key in ROW_KEYS],
-        "of a rejected record, which has no values",
+        [(f"sequences/{key}", "[2]") for key in ROW_KEYS],
+        "of a rejected sequence, which has no values",
     ),
     "@weights": "where the weights came from; their sha256 is compared",
     **dict.fromkeys(("@n_computed", "@n_reused"), "how the work went"),
@@ -134,15 +133,16 @@ def test_a_changed_shard_file_is_noticed(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("key", ["mean/0", "mean/6", "bos/6"])
-@pytest.mark.parametrize("row", [0, 3, -1])  # row 2 is of a rejected record
+@pytest.mark.parametrize("row", [0, 1, -1])  # row 2 is of a rejected sequence
 @pytest.mark.parametrize("column", [0, 4, -1])
 def test_one_value_that_is_not_finite_is_noticed(
     folder: Path, key: str, row: int, column: int
 ) -> None:
     with h5py.File(folder / "1-of-1.h5", "r+") as file:
-        values = file[key][row]
+        table = file["sequences"]
+        values = table[key][row]
         values[column] = np.nan
-        file[key][row] = values
+        table[key][row] = values
     settings = read_json(folder / "fingerprint.json")
     with pytest.raises(UserError, match=f"values of {key} that are not those"):
         check_shard(folder / "1-of-1.h5", Shard.index(folder / "1-of-1.fasta"), settings)

@@ -20,7 +20,7 @@ from spotesm.base.paths import in_shard_order
 from spotesm.base.state import SET_ASIDE
 from spotesm.embed.task import ShardJob, Task
 from spotesm.machine.preemption import StopRequest
-from spotesm.merged.earlier import UnfitFile, open_earlier
+from spotesm.merged.earlier import MergedFile, UnfitFile, open_earlier
 from spotesm.request.results import Results
 from spotesm.request.reuse import (
     find_difference,
@@ -32,7 +32,7 @@ from spotesm.request.reuse import (
 )
 from spotesm.shards.checkpoints import BOUND
 from spotesm.shards.parts import DamagedPart, check_digest, finished_paths, part_paths, read_part
-from spotesm.shards.shard_file import ShardWriter
+from spotesm.shards.shard_writer import ShardWriter
 
 log = logging.getLogger(__name__)
 
@@ -174,17 +174,15 @@ def _read_file(
         units = _units_of(source, earlier.settings, task.settings)
         if not units:
             return
-        if rejected := earlier.read_rejected():
+        if isinstance(earlier, MergedFile) and (rejected := earlier.read_rejected()):
             yield earlier.settings, rejected
         wanted = np.flatnonzero(writer.lack(units))
         found, rows = earlier.find(task.shard.digests[wanted])
         wanted = wanted[found]
         if source.kind == FINISHED and len(wanted):
             check_digest(source.path)
-        digests, lengths = task.shard.digests[wanted], task.shard.lengths[wanted]
-        keys = task.outputs.keys_of(units)
-        for results in earlier.read(digests, lengths, rows, task.outputs, keys):
-            yield earlier.settings, results
+        for results in earlier.read(np.sort(rows), task.outputs.keys_of(units)):
+            yield earlier.settings, results.astype(task.outputs.dtype)
 
 
 def _read_part(

@@ -28,7 +28,7 @@ from spotesm.sequences.reasons import TOO_LONG, Reason
 from spotesm.sequences.sharding import Shard
 from spotesm.shards.check import check_shard
 from spotesm.shards.checkpoints import Checkpoints, open_checkpoints
-from spotesm.shards.shard_file import ShardWriter
+from spotesm.shards.shard_writer import ShardWriter
 
 log = logging.getLogger(__name__)
 
@@ -148,7 +148,7 @@ def embed_group(
         trial = Batch.of([b"M"])  # a broken GPU must not be blamed on them
         list(encoder.embed_each([trial], token_budget))
     one_by_one = list(suspects.reshape(-1, 1))
-    rest = plan_remaining(task.tokens, token_budget, settled)
+    rest = plan_remaining(task, token_budget, settled)
     for batches, ahead in ((one_by_one, False), (rest, True)):
         launching = attempt.launching(takewhile(lambda _: not stop, batches))
         reading = (read_batch(task.shard, batch) for batch in launching)
@@ -231,7 +231,7 @@ def create_shard_file(task: Task) -> Iterator[ShardWriter]:
     embedding_dim = task.weights.architecture.embedding_dim
     with replacing(task.job.output) as temporary:
         with WrittenFile(temporary) as file:
-            yield ShardWriter(file, task.shard, task.outputs, embedding_dim)
+            yield ShardWriter(file, task.shard, task.request, embedding_dim)
         check_shard(temporary, task.shard, task.settings)
 
 
@@ -246,10 +246,13 @@ def write_done(
             stop.leave_if_asked()
 
 
-def plan_remaining(tokens: np.ndarray, token_budget: int, done: np.ndarray) -> list[np.ndarray]:
+def plan_remaining(task: Task, token_budget: int, done: np.ndarray) -> list[np.ndarray]:
     """Return the batches of the whole shard's plan, without what is done.
 
-    An unbroken run forms the same batches, so that a resumed one gets the same bits.
+    An unbroken run forms the same batches, so that a resumed one gets the same bits; and so does
+    one over the same sequences in another order.
     """
-    remaining = (batch[~done[batch]] for batch in plan_batches(tokens, token_budget))
+    by_digest = task.shard.by_digest
+    batches = (by_digest[batch] for batch in plan_batches(task.tokens[by_digest], token_budget))
+    remaining = (batch[~done[batch]] for batch in batches)
     return [batch for batch in remaining if len(batch)]

@@ -8,7 +8,6 @@ computed, before it is written.
 import zlib
 from itertools import pairwise
 
-import h5py
 import numpy as np
 
 from spotesm.request.results import Results
@@ -21,32 +20,27 @@ def checksums_at(key: str) -> str:
     return f"{CHECKSUMS}/{key}"
 
 
-def list_checksums(file: h5py.File) -> list[str]:
-    """Return where the checksums of all its outputs lie."""
-    groups = file[CHECKSUMS].values()
-    return [f"{group.name.strip('/')}/{name}" for group in groups for name in group]
-
-
 def checksum_of(values: np.ndarray) -> int:
     """Return the checksum of one record's values."""
     return zlib.crc32(np.ascontiguousarray(values))
 
 
-def checksums_of(values: np.ndarray, sizes: np.ndarray | None = None) -> np.ndarray:
+def checksums_of(values: np.ndarray, offsets: np.ndarray | None = None) -> np.ndarray:
     """Return the checksum of each record's values, (k,) uint32.
 
     Args:
         values: of all records, one behind another.
-        sizes: (k,) how many each of them has; a row each if left out.
+        offsets: (k + 1,) where those of each begin and, last, where they end; a row each if left
+            out.
     """
     values = np.ascontiguousarray(values)
-    ends = np.arange(1, len(values) + 1) if sizes is None else np.cumsum(sizes)
-    records = (values[start:end] for start, end in pairwise([0, *ends.tolist()]))
-    return np.fromiter(map(zlib.crc32, records), np.uint32, len(ends))
+    edges = range(len(values) + 1) if offsets is None else offsets.tolist()
+    records = (values[start:end] for start, end in pairwise(edges))
+    return np.fromiter(map(zlib.crc32, records), np.uint32, len(edges) - 1)
 
 
 def checksums_under(key: str, results: Results) -> np.ndarray:
     """Return the checksum of what each sequence has under a key, (k,) uint32."""
     if key in results.rows:
         return checksums_of(results.rows[key])
-    return checksums_of(results.ragged[key].values, results.ragged[key].sizes)
+    return checksums_of(results.ragged[key].values, results.ragged[key].offsets)

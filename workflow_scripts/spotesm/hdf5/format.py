@@ -157,7 +157,7 @@ def _problem_inside(file: h5py.File) -> str | None:
     if isinstance(found, str) and found == EXPORT_FORMAT:
         return "is an export, one dataset a protein; name the embeddings.h5 it was made from"
     if not isinstance(found, str) or found != FORMAT:
-        if "ordinals" in file and "fingerprint" in file.attrs:
+        if "records" in file and "fingerprint" in file.attrs:
             return "is the file of one shard; name the embeddings.h5 of its dataset"
         return f"not a file of spotESM's format {FORMAT_VERSION}; name an embeddings.h5"
     if not isinstance(version, np.integer) or version != FORMAT_VERSION:

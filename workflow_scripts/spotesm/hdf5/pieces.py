@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Iterator
 from itertools import pairwise
-from typing import BinaryIO
+from typing import BinaryIO, TypeAlias
 
 import h5py
 import numpy as np
@@ -75,7 +75,15 @@ class Piece:
             rest, place = rest[n:], place + n
 
 
-def bytes_of_row(values: np.ndarray | h5py.Dataset) -> int:
+Column: TypeAlias = Piece | h5py.Dataset
+
+
+def column_of(dataset: h5py.Dataset, file: BinaryIO | None = None) -> Column:
+    """Return a dataset as a piece if it is one, else as it is."""
+    return Piece.of(dataset, file) or dataset
+
+
+def bytes_of_row(values: np.ndarray | Column) -> int:
     """Return what one entry along the first axis takes."""
     return values.dtype.itemsize * math.prod(values.shape[1:])
 
@@ -94,19 +102,34 @@ def blocks_of(offsets: np.ndarray, most: int) -> Iterator[slice]:
         start = stop
 
 
-def read_rows(dataset: h5py.Dataset, rows: np.ndarray) -> np.ndarray:
+def read_stretch(column: Column, start: int, end: int) -> np.ndarray:
+    """Return entries `start` to `end`.
+
+    Raises:
+        InputError: there are none.
+    """
+    if not 0 <= start <= end <= len(column):
+        raise InputError("a dataset is too short; copy or merge it again")
+    return column.read(start, end) if isinstance(column, Piece) else column[start:end]
+
+
+def read_rows(column: Column, rows: np.ndarray) -> np.ndarray:
     """Read ascending rows (k,), of any dataset; those with small gaps between them at once."""
-    piece = Piece.of(dataset)
-    values = np.empty((len(rows), *dataset.shape[1:]), dataset.dtype)
+    if isinstance(column, h5py.Dataset):
+        column = column_of(column)
+    if len(rows) and rows[-1] - rows[0] == len(rows) - 1:
+        return read_stretch(column, int(rows[0]), int(rows[-1]) + 1)
+    values = np.empty((len(rows), *column.shape[1:]), column.dtype)
     # Not more at once than fits, however many there are.
-    pages = rows // max(1, BYTES_AT_ONCE // bytes_of_row(dataset))
+    pages = rows // max(1, BYTES_AT_ONCE // bytes_of_row(column))
     apart = (np.diff(rows) > GAP) | (np.diff(pages) > 0)
     edges = np.flatnonzero(np.concatenate([[True], apart]))[: len(rows)]
     for first, end in pairwise([*edges, len(rows)]):
         base = rows[first]
         last = rows[end - 1] + 1
-        stretch = piece.read(base, last) if piece else dataset[base:last]
-        values[first:end] = stretch[rows[first:end] - base]
+        stretch = read_stretch(column, int(base), int(last))
+        is_whole = last - base == end - first
+        values[first:end] = stretch if is_whole else stretch[rows[first:end] - base]
     return values
 
 

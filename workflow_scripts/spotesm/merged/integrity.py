@@ -183,7 +183,7 @@ def check_values(embeddings: Embeddings, advance: Callable[[int], object]) -> No
             values = file[key][offsets[0] : offsets[-1]]
             if not np.isfinite(values).all():
                 raise IncompleteError(f"{embeddings.path}: {key} has values that are not finite")
-            own = checksums_of(values, np.diff(offsets))
+            own = checksums_of(values, offsets - offsets[0])
             wrong = np.flatnonzero(own != checksums[start : start + len(own)])
             if len(wrong):
                 raise IncompleteError(

@@ -22,28 +22,24 @@ from spotesm.base.paths import UNTRAINED
 from spotesm.base.text import count
 from spotesm.hdf5.checksums import checksum_of, checksums_at
 from spotesm.hdf5.format import FORMAT, FORMAT_VERSION, open_hdf5
+from spotesm.hdf5.pieces import Column, bytes_of_row
 from spotesm.hdf5.unfit import write_unfit
 from spotesm.hdf5.writing import WrittenFile
 from spotesm.merged.index import IndexWriter
 from spotesm.merged.orfs import Origins
-from spotesm.merged.reused import Reused
-from spotesm.merged.shard_rows import (
-    BLOCK_BYTES,
-    ID_KEYS,
-    Block,
-    Gatherer,
-    ShardRows,
-)
+from spotesm.merged.shard_rows import BLOCK_BYTES, Block, Gatherer, open_shard
 from spotesm.request.outputs import LOGITS, offsets_of, output_of
 from spotesm.sequences.alphabet import name_tokens
 from spotesm.sequences.reasons import Reason
 from spotesm.sequences.rejected import TRANSLATE, read_rejected, writing_rejected
-from spotesm.shards.shard_file import REUSED, create_in_chunks, group_of
+from spotesm.shards.shard_file import REUSED, SEQUENCES, ShardFile
 
 log = logging.getLogger(__name__)
 
 # What the report shows of a summary, beside what `describe` says.
 COUNTED = ("n_records", "n_rejected", "n_embedded", "n_sequences", "n_residues", "embedding_dim")
+CHUNK_BYTES = 128 << 10  # what reading one row costs at most, against the overhead of many chunks
+ID_KEYS = "id_keys"
 WORK = ("n_sequences", "n_computed", "n_resumed", "n_reused", "attempts", "seconds")
 
 
@@ -96,7 +92,7 @@ def merge_shards(job: MergeJob) -> dict:
     split = read_json(job.split)
     with ExitStack() as stack:
         allow_open_files(2 * len(job.shards))
-        shards = [stack.enter_context(ShardRows(path)) for path in job.shards]
+        shards = [stack.enter_context(open_shard(path)) for path in job.shards]
         _check_same_settings(shards, job.input)
         temporary = stack.enter_context(replacing(job.output))
         rejects = stack.enter_context(writing_rejected(job.rejected))
@@ -106,16 +102,14 @@ def merge_shards(job: MergeJob) -> dict:
         gatherer = Gatherer(shards, split["n_records"])
         output = _Output(file, gatherer, job.compression)
         origins = Origins(file, output.n) if job.nucleotide else None
-        reused = Reused(file, shards, output.n)
         unfit: dict[bytes, Reason] = {}
         index = stack.enter_context(IndexWriter(job.output.parent, output.n))
         for block in gatherer.read_blocks(job.split_rejected):
             output.append(block)
-            reused.append(block.shards, block.places)
             index.add(block.columns[ID_KEYS], block.columns["digests"])
             if origins:
                 origins.append(block.columns["sequence_ids"])
-            unfit.update((digest.tobytes(), reason) for digest, reason in block.unfit)
+            unfit.update(block.unfit)
             for record in block.rejected:
                 reason = Reason(record.reason, record.detail)
                 rejects.add(record.ordinal, record.id, record.stage, reason)
@@ -139,7 +133,7 @@ def merge_shards(job: MergeJob) -> dict:
     return summary
 
 
-def _check_same_settings(shards: Sequence[ShardRows], origin: Mapping) -> None:
+def _check_same_settings(shards: Sequence[ShardFile], origin: Mapping) -> None:
     for shard in shards:
         if json.loads(shard.attributes.get("input", "{}")) != origin:
             raise IncompleteError(
@@ -153,11 +147,34 @@ def _check_same_settings(shards: Sequence[ShardRows], origin: Mapping) -> None:
             )
 
 
+def create_in_chunks(
+    file: h5py.File,
+    key: str,
+    length: int,
+    like: np.ndarray | Column,
+    compression: str | None = None,
+) -> None:
+    """Create a dataset of `length` values or rows like those of `like`, in chunks of whole rows.
+
+    Args:
+        compression: an HDF5 filter that h5py has built in, `gzip` or `lzf`.
+    """
+    row = like.shape[1:]
+    rows = min(max(1, CHUNK_BYTES // bytes_of_row(like)), length)
+    if not rows:  # HDF5 has no chunks of nothing
+        file.create_dataset(key, (0, *row), like.dtype)
+        return
+    # Unwritten must never look written.
+    fill = np.nan if np.issubdtype(like.dtype, np.floating) else None
+    layout = {"chunks": (rows, *row), "compression": compression, "fillvalue": fill}
+    file.create_dataset(key, (length, *row), like.dtype, **layout)
+
+
 def create_values(
     file: h5py.File,
     key: str,
     length: int,
-    like: np.ndarray | h5py.Dataset,
+    like: np.ndarray | Column,
     compression: str | None,
 ) -> None:
     """Create a dataset of the merged file: in one piece, or in chunks if they are compressed."""
@@ -172,56 +189,56 @@ class _Output:
 
     def __init__(self, file: h5py.File, gatherer: Gatherer, compression: str | None) -> None:
         self.file = file
-        self.shards = shards = gatherer.shards
-        self.n = n = sum(int(shard.attributes["n_embedded"]) for shard in shards)
-        row_keys = shards[0].row_keys
+        self.shards = gatherer.shards
+        self.n = n = sum(int(shard.attributes["n_embedded"]) for shard in self.shards)
+        outputs = self.shards[0].outputs
         self._names = [name for name in gatherer.buffers if name != ID_KEYS]
         for name in self._names:
             like = gatherer.buffers[name]
-            if name in row_keys:
+            if name in outputs.row_keys:
                 create_values(file, name, n, like, compression)
             else:
                 file.create_dataset(name, (n, *like.shape[1:]), like.dtype)
-        if row_keys:
-            file["embeddings"] = h5py.SoftLink(f"/{row_keys[0]}")
+        if outputs.row_keys:
+            file["embeddings"] = h5py.SoftLink(f"/{outputs.row_keys[0]}")
+        if gatherer.origins:
+            file.attrs["reused_from"] = gatherer.origins
         self._end = 0
         self._values_end: Counter[str] = Counter()
-        # One that has nothing but rejected records has none.
-        keys = dict.fromkeys(key for shard in shards for key in shard.ragged)
-        # The shards' datasets of each: to open one takes longer than to read a record.
-        self._sources = {key: [shard.ragged.get(key) for shard in shards] for key in keys}
-        for key, sources in self._sources.items():
-            spans = [s.spans[group_of(key)] for s in shards if group_of(key) in s.spans]
-            total = sum(int(sizes.sum()) for _, sizes in spans)
-            like = next(source for source in sources if source is not None)
-            create_values(file, key, total, like, compression)
+        # A dataset with nothing but rejected records has none.
+        self._ragged_keys = outputs.ragged_keys if n else []
+        totals = {output: gatherer.count_values(output) for output in gatherer.ragged if n}
+        for output in totals:
+            file.create_dataset(offsets_of(output), n + 1, np.int64)
+        for key in self._ragged_keys:
+            like = self.shards[0].sequences.columns[key]
+            create_values(file, key, totals[output_of(key)], like, compression)
             if output_of(key).name == LOGITS:
                 file[key].parent.attrs["alphabet"] = name_tokens(like.shape[1])
-            offsets = offsets_of(output_of(key))
-            if offsets not in file:
-                file.create_dataset(offsets, n + 1, np.int64)
 
     def append(self, block: Block) -> None:
         """Write the next rows."""
-        rows = slice(self._end, self._end + len(block.places))
+        rows = slice(self._end, self._end + len(block.shards))
         for name in self._names:
             self.file[name][rows] = block.columns[name]
-        for key in self._sources:
+        for key in self._ragged_keys:
             self._append_values(key, block)
+        for output, spans in block.spans.items() if self._ragged_keys else ():
+            offsets, sizes = self.file[offsets_of(output)], spans[:, 1] - spans[:, 0]
+            offsets[rows.start + 1 : rows.stop + 1] = offsets[rows.start] + sizes.cumsum()
         self._end = rows.stop
 
     def _append_values(self, key: str, block: Block) -> None:
         """Copy the values of a ragged output, which need not fit into memory together."""
-        group, pending, pending_bytes = group_of(key), [], 0
-        sizes = np.empty(len(block.places), np.int64)
+        pending, pending_bytes = [], 0
         stated = block.columns[checksums_at(key)]
-        for i, (number, place) in enumerate(zip(block.shards, block.places, strict=True)):
-            starts_of, sizes_of = self.shards[number].spans[group]
-            start, sizes[i] = starts_of[place], sizes_of[place]
-            values = self._sources[key][number][start : start + sizes[i]]
+        spans = block.spans[output_of(key)]
+        for i, (number, (start, end)) in enumerate(zip(block.shards, spans, strict=True)):
+            shard = self.shards[number]
+            values = shard.sequences.read(key, int(start), int(end))
             if checksum_of(values) != stated[i]:
                 raise IncompleteError(
-                    f"{self.shards[number].path}: holds values of {key} that are not those "
+                    f"{shard.path}: holds values of {key} that are not those "
                     "that were computed; delete it and run again"
                 )
             pending.append(values)
@@ -230,8 +247,6 @@ class _Output:
                 self._write_values(key, pending)
                 pending, pending_bytes = [], 0
         self._write_values(key, pending)
-        offsets = self.file[offsets_of(output_of(key))]
-        offsets[self._end + 1 : self._end + 1 + len(sizes)] = offsets[self._end] + sizes.cumsum()
 
     def _write_values(self, key: str, pending: list[np.ndarray]) -> None:
         if pending:
@@ -244,7 +259,7 @@ class _Output:
 
 
 def _attributes(
-    shards: Sequence[ShardRows], job: MergeJob, n_records: int, n_rejected: int
+    shards: Sequence[ShardFile], job: MergeJob, n_records: int, n_rejected: int
 ) -> dict[str, object]:
     common = shards[0].common
     return {
@@ -263,14 +278,16 @@ def _attributes(
     }
 
 
-def _sum_work(shards: Sequence[ShardRows]) -> dict:
+def _sum_work(shards: Sequence[ShardFile]) -> dict:
     """Return how the work of all shards went, and how many records come from which earlier file."""
     totals, origins = Counter(dict.fromkeys(WORK, 0)), Counter[str]()
     for shard in shards:
         for name in WORK:
             totals[name] += shard.attributes[name].item()
         if shard.origins:
-            counts = np.bincount(shard.read(REUSED, 0, shard.n), minlength=1 + len(shard.origins))
+            of_sequence = shard.sequences.read(REUSED, 0, shard.n_sequences)
+            numbers = of_sequence[shard.records.read(SEQUENCES, 0, shard.n_records)]
+            counts = np.bincount(numbers, minlength=1 + len(shard.origins))
             origins.update(dict(zip(shard.origins, counts[1:].tolist(), strict=True)))
     return {**totals, "reused_from": dict(origins)}
 

@@ -6,7 +6,6 @@ import h5py
 import numpy as np
 
 from spotesm.sequences.translation import parse_orf_id
-from spotesm.shards.shard_file import TEXT
 
 
 class Origins:
@@ -16,7 +15,7 @@ class Origins:
         self.columns = [
             file.create_dataset(f"orfs/{name}", n, dtype)
             for name, dtype in (
-                ("contigs", TEXT),
+                ("contigs", h5py.string_dtype("utf-8")),
                 ("frames", np.int8),
                 ("starts", np.int64),
                 ("ends", np.int64),

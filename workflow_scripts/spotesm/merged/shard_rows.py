@@ -1,115 +1,40 @@
 """The records of several shards, gathered block by block in input order."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from spotesm.base.failures import IncompleteError, InputError, explain_host_fault
-from spotesm.hdf5.checksums import list_checksums
-from spotesm.hdf5.format import DAMAGE, open_hdf5
-from spotesm.hdf5.pieces import Piece, bytes_of_row
-from spotesm.request.request import Request
+from spotesm.base.failures import IncompleteError, InputError
+from spotesm.hdf5.checksums import checksums_at
+from spotesm.hdf5.pieces import bytes_of_row
+from spotesm.request.outputs import Output, output_of
 from spotesm.sequences.reasons import Reason
 from spotesm.sequences.rejected import EMBED, TRANSLATE, Rejected, read_rejected
-from spotesm.shards.shard_file import REUSED, read_rejections, read_spans
+from spotesm.shards.shard_file import REUSED, SEQUENCES, DamagedShard, ShardFile
 
 BLOCK_BYTES = 64 << 20
 LEAST_BYTES_OF_RECORD = 256  # about what its id, digest and place take
 MORE_THAN_EXPECTED = 64
-RECORD_COLUMNS = ("sequence_ids", "lengths", "digests", "windows")
-ID_KEYS = "id_keys"
-COMMON_ATTRIBUTES = (
-    *(field.name for field in fields(Request)),
-    "fingerprint",
-    "weights",
-    "weights_sha256",
-    "embedding_dim",
-)
+OF_RECORDS = ("sequence_ids", "id_keys")
+OF_SEQUENCES = ("lengths", "digests", "windows")
 NOT_WHOLE = (
     "{}: not a whole shard file; delete it and run again: its results are kept among the "
     "checkpoints"
 )
 
 
-class ShardRows:
-    """The rows of a shard's file, read past HDF5 where they lie in one piece.
+def open_shard(path: Path) -> ShardFile:
+    """Open a shard's file.
 
-    HDF5 takes half a MiB for an open file, so it is closed where nothing else needs it.
-
-    Attributes:
-        path: the file.
-        attributes: of the file.
-        common: those that all shards have the same.
-        n: its records.
-        row_keys: of its outputs of a vector each.
-        ragged: the datasets of the others, by key.
-        spans: see `read_spans`.
-        origins: the earlier files that its records were taken from.
-        columns: what is said of each record, by name.
-        file: the open file, if there is more than rows: ragged values, texts, parts of chunks.
+    Raises:
+        IncompleteError: it is not whole.
     """
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        try:
-            # Parts of chunks are read as they are: a cache would read whole ones, and stay.
-            self.file = open_hdf5(path, rdcc_nbytes=0)
-            self.attributes = dict(self.file.attrs)
-            self.common = {name: self.attributes[name] for name in COMMON_ATTRIBUTES}
-            self.n = len(self.file["ordinals"])
-            self.all_embedded = self.attributes["n_embedded"] == self.n
-            self.row_keys = list(self.attributes["row_keys"])
-            self.ragged = {key: self.file[key] for key in self.attributes["ragged_keys"]}
-            self.spans = read_spans(self.file)
-            self.origins = self.attributes["reused_from"].tolist() if REUSED in self.file else []
-            # What goes into the merged file as it is.
-            self.names = [*RECORD_COLUMNS, *list_checksums(self.file), *self.row_keys]
-            self._raw = open(path, "rb", buffering=0)  # noqa: SIM115
-            more = [REUSED] if self.origins else []
-            names = ("ordinals", ID_KEYS, *self.names, *more)
-            datasets = {name: self.file[name] for name in names}
-            self.columns = {
-                name: Piece.of(dataset, self._raw) or dataset for name, dataset in datasets.items()
-            }
-        except DAMAGE as error:
-            if explain_host_fault(error):
-                raise
-            raise IncompleteError(NOT_WHOLE.format(path)) from error
-        are_pieces = all(isinstance(column, Piece) for column in self.columns.values())
-        if are_pieces and self.all_embedded and not self.ragged:
-            self.file.close()
-
-    def __enter__(self) -> "ShardRows":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._raw.close()
-        self.file.close()
-
-    def read(self, name: str, start: int, end: int) -> np.ndarray:
-        """Return what one column says of some records; ids as bytes."""
-        column = self.columns[name]
-        try:
-            return column.read(start, end) if isinstance(column, Piece) else column[start:end]
-        except InputError as error:  # shorter than it says
-            raise IncompleteError(NOT_WHOLE.format(self.path)) from error
-
-    def read_ordinals(self, start: int, below: int, about: int) -> np.ndarray:
-        """Return the ordinals, from the record `start` on, that are below one.
-
-        Args:
-            about: how many are expected.
-        """
-        found, end = [], start
-        while end < self.n:
-            block = self.read("ordinals", end, min(end + about + MORE_THAN_EXPECTED, self.n))
-            found.append(block[: np.searchsorted(block, below)])
-            end += len(found[-1])
-            if len(found[-1]) < len(block):
-                break
-        return np.concatenate(found or [np.empty(0, np.int64)])
+    try:
+        return ShardFile(path)
+    except DamagedShard as error:
+        raise IncompleteError(NOT_WHOLE.format(path)) from error
 
 
 @dataclass(frozen=True)
@@ -117,48 +42,61 @@ class Block:
     """A stretch of the input: its embedded records, r in all, and the rejected ones.
 
     Attributes:
-        shards: (r,) which shard each record is in, and
-        places: (r,) as which of its records.
+        shards: (r,) which shard each record is in.
         columns: by dataset of the shards, what is known of each embedded record, (r, ...); ids are
             bytes. What comes next is read into the same memory.
+        spans: by ragged output, where the values of each record begin and end in its shard, (r, 2).
         rejected: the others, ascending.
-        unfit: of those rejected for their device's sake, digest and reason.
+        unfit: by digest, those of them that were rejected for their device's sake.
     """
 
     shards: np.ndarray
-    places: np.ndarray
     columns: dict[str, np.ndarray]
+    spans: dict[Output, np.ndarray]
     rejected: list[Rejected]
-    unfit: list[tuple[np.ndarray, Reason]]
+    unfit: dict[bytes, Reason]
 
 
 class Gatherer:
     """Reads the records of all shards in input order; every ordinal exactly once.
 
+    Here, and nowhere else, what is known by sequence becomes known by record.
+
     Args:
         n_records: how many the input has.
 
     Attributes:
-        buffers: one block of each column but those of places, of the type that holds the values
-            of each shard.
+        buffers: one block of each column, of the type that holds the values of each shard.
+        origins: the earlier files that sequences of any shard were taken from.
     """
 
-    def __init__(self, shards: Sequence[ShardRows], n_records: int) -> None:
+    def __init__(self, shards: Sequence[ShardFile], n_records: int) -> None:
         self.shards = shards
         self.n_records = n_records
         self.positions = [0] * len(shards)
-        first = shards[0]
-        row = sum(bytes_of_row(first.columns[key]) for key in first.row_keys)
+        first, outputs = shards[0], shards[0].outputs
+        self.ragged = list(dict.fromkeys(map(output_of, outputs.ragged_keys)))
+        self.origins = list(dict.fromkeys(name for shard in shards for name in shard.origins))
+        # By shard, what its own numbers of earlier files are in the merged file.
+        self._numbers = [
+            np.array([0, *(1 + self.origins.index(name) for name in shard.origins)], np.uint16)
+            for shard in shards
+        ]
+        self._names = [*OF_SEQUENCES, *map(checksums_at, outputs.keys), *outputs.row_keys]
+        row = sum(bytes_of_row(first.sequences.columns[key]) for key in outputs.row_keys)
         self.block_rows = min(n_records, max(1, BLOCK_BYTES // max(row, LEAST_BYTES_OF_RECORD)))
+        like = {name: first.sequences.columns[name] for name in self._names}
+        like |= {name: self._widest(name) for name in OF_RECORDS}
         self.buffers = {
-            name: np.empty((self.block_rows, *first.columns[name].shape[1:]), self._type_of(name))
-            for name in first.names
+            name: np.empty((self.block_rows, *column.shape[1:]), column.dtype)
+            for name, column in like.items()
         }
-        self.buffers[ID_KEYS] = np.empty(self.block_rows, np.uint64)
+        if self.origins:
+            self.buffers[REUSED] = np.empty(self.block_rows, np.uint16)
 
-    def _type_of(self, name: str) -> np.dtype:
-        types = [shard.columns[name].dtype for shard in self.shards]
-        return max(types, key=lambda dtype: (dtype.hasobject, dtype.itemsize))
+    def _widest(self, name: str) -> np.ndarray:
+        columns = [shard.records.columns[name] for shard in self.shards]
+        return max(columns, key=lambda column: (column.dtype.hasobject, column.dtype.itemsize))
 
     def read_blocks(self, split_rejected: Path) -> Iterator[Block]:
         """Yield all records, some at a time.
@@ -175,55 +113,110 @@ class Gatherer:
                 rejected.append(reject)
                 reject = next(rejects, None)
             yield self._gather(start, size, rejected)
-        if reject is not None or self.positions != [shard.n for shard in self.shards]:
+        if reject is not None or self.positions != [shard.n_records for shard in self.shards]:
             raise IncompleteError(
                 f"there are records beyond the {self.n_records} that split_fasta counted"
             )
 
     def _gather(self, start: int, size: int, rejected: list[Rejected]) -> Block:
-        """Collect the ordinals from `start` on; moves `positions` past the rows taken."""
+        """Collect the ordinals from `start` on; moves `positions` past the records taken."""
         columns = {name: buffer[:size] for name, buffer in self.buffers.items()}
-        shard_of, place_of = np.zeros(size, np.int64), np.zeros(size, np.int64)
+        spans = {output: np.zeros((size, 2), np.int64) for output in self.ragged}
+        shard_of = np.zeros(size, np.int64)
         seen = np.bincount([record.ordinal - start for record in rejected], minlength=size)
         embedded = seen == 0
-        unsure = []
+        unfit = {}
         for number, shard in enumerate(self.shards):
-            first = self.positions[number]
-            target = shard.read_ordinals(first, start + size, size // len(self.shards)) - start
-            end = self.positions[number] = first + len(target)
-            if first == end:
-                continue
-            _check_ascending(target, start)
-            seen[target] += 1
-            shard_of[target], place_of[target] = number, np.arange(first, end)
-            for name, column in columns.items():
-                column[target] = shard.read(name, first, end)
-            if not shard.all_embedded:
-                unsure.append((target, read_rejections(shard.file, slice(first, end))))
-        _check_each_once(seen, start)
-        unfit = []
-        for target, reasons in unsure:
-            for place, reason in enumerate(reasons):
-                if reason:
+            try:
+                target = self._read_ordinals(number, start + size, size) - start
+                if not len(target):
+                    continue
+                _check_ascending(target, start)
+                seen[target] += 1
+                first = self.positions[number] - len(target)
+                rows = shard.records.read(SEQUENCES, first, first + len(target))
+                shard_of[target] = number
+                for name in OF_RECORDS:
+                    columns[name][target] = shard.records.read(name, first, first + len(target))
+                self._fill(number, rows, target, columns, spans)
+                for place, reason in _find_rejected(shard, rows):
                     ordinal = int(target[place])
                     embedded[ordinal] = False
                     identifier = columns["sequence_ids"][ordinal].decode()
                     found = (start + ordinal, identifier, EMBED, reason.keyword, reason.detail)
                     rejected.append(Rejected(*found))
                     if reason.device:
-                        unfit.append((columns["digests"][ordinal].copy(), reason))
+                        unfit[columns["digests"][ordinal].tobytes()] = reason
+            except InputError as error:  # shorter than it says
+                raise IncompleteError(NOT_WHOLE.format(shard.path)) from error
+        _check_each_once(seen, start)
         if not embedded.all():
             columns = {name: column[embedded] for name, column in columns.items()}
-            shard_of, place_of = shard_of[embedded], place_of[embedded]
+            spans = {output: span[embedded] for output, span in spans.items()}
+            shard_of = shard_of[embedded]
         self._check_values(columns, f"records {start} to {start + size - 1}")
-        return Block(shard_of, place_of, columns, sorted(rejected), unfit)
+        return Block(shard_of, columns, spans, sorted(rejected), unfit)
+
+    def _read_ordinals(self, number: int, below: int, size: int) -> np.ndarray:
+        """Return the next ordinals of a shard that are below one, and move its position."""
+        shard = self.shards[number]
+        about = size // len(self.shards) + MORE_THAN_EXPECTED
+        found, end = [], self.positions[number]
+        while end < shard.n_records:
+            block = shard.records.read("ordinals", end, min(end + about, shard.n_records))
+            found.append(block[: np.searchsorted(block, below)])
+            end += len(found[-1])
+            if len(found[-1]) < len(block):
+                break
+        self.positions[number] = end
+        return np.concatenate(found or [np.empty(0, np.int64)])
+
+    def _fill(
+        self,
+        number: int,
+        rows: np.ndarray,
+        target: np.ndarray,
+        columns: dict[str, np.ndarray],
+        spans: dict[Output, np.ndarray],
+    ) -> None:
+        """Fill in, at `target`, what a shard says of the sequences `rows`."""
+        table, places = self.shards[number].sequences, np.arange(len(rows))
+        if (np.diff(rows) <= 0).any():  # some are repeated
+            rows, places = np.unique(rows, return_inverse=True)
+        for name in self._names:
+            columns[name][target] = table.read_rows(name, rows)[places]
+        if self.origins:
+            has_origins = REUSED in table.columns
+            own = table.read_rows(REUSED, rows)[places] if has_origins else np.zeros_like(places)
+            columns[REUSED][target] = self._numbers[number][own]
+        for output, span in spans.items():
+            span[target] = np.stack(table.read_offsets(output, rows), 1)[places]
+
+    def count_values(self, output: Output) -> int:
+        """Return how many values of a ragged output all embedded records have together."""
+        total = 0
+        for shard in self.shards:
+            rows = np.arange(shard.n_sequences)
+            starts, ends = shard.sequences.read_offsets(output, rows)
+            sizes = ends - starts
+            sizes[list(shard.read_reasons(rows))] = 0
+            total += int(sizes[shard.records.read(SEQUENCES, 0, shard.n_records)].sum())
+        return total
 
     def _check_values(self, columns: dict[str, np.ndarray], which: str) -> None:
         if (columns["windows"] < 1).any():
             raise IncompleteError(f"one of the {which} has no result")
-        for key in self.shards[0].row_keys:
+        for key in self.shards[0].outputs.row_keys:
             if not np.isfinite(columns[key]).all():
                 raise IncompleteError(f"a value of {which} is not finite")
+
+
+def _find_rejected(shard: ShardFile, rows: np.ndarray) -> Iterator[tuple[int, Reason]]:
+    """Yield which of some records, whose sequences are `rows`, were rejected, and why."""
+    if not shard.all_embedded:
+        reasons = shard.read_reasons(np.unique(rows))
+        for place in np.flatnonzero(np.isin(rows, list(reasons))).tolist():
+            yield place, reasons[int(rows[place])]
 
 
 def _check_ascending(target: np.ndarray, start: int) -> None:

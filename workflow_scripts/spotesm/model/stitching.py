@@ -61,7 +61,7 @@ def join(digests: np.ndarray, embedded: Sequence[Embedded], outputs: Outputs) ->
             rows[key] = np.zeros((len(embedded), values.shape[1]), values.dtype)
             rows[key][done] = values
         else:
-            ragged[key] = Ragged(values, sizes)
+            ragged[key] = Ragged.of_sizes(values, sizes)
     return Results(
         digests,
         [one.reason for one in embedded],

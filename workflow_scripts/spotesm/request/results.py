@@ -14,17 +14,28 @@ class Ragged:
 
     Attributes:
         values: (n, D) or (n,), those of one sequence after those of another.
-        sizes: (k,) int64, how many belong to each sequence; their sum is n.
+        offsets: (k + 1,) int64, where those of each sequence begin and, last, where they end: n.
     """
 
     values: np.ndarray
-    sizes: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of_sizes(cls, values: np.ndarray, sizes: np.ndarray) -> "Ragged":
+        """Take values of which `sizes` (k,) belong to each sequence."""
+        return cls(values, np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)]))
+
+    @property
+    def sizes(self) -> np.ndarray:
+        """How many values belong to each sequence, (k,)."""
+        return np.diff(self.offsets)
 
     def take(self, which: np.ndarray) -> "Ragged":
-        """Return the values of some of the sequences, (j,) places."""
+        """Return the values of some of the sequences, (j,) ascending places."""
         of_sequence = np.zeros(len(self.sizes), bool)
         of_sequence[which] = True
-        return Ragged(self.values[np.repeat(of_sequence, self.sizes)], self.sizes[which])
+        values = self.values[np.repeat(of_sequence, self.sizes)]
+        return Ragged.of_sizes(values, self.sizes[which])
 
 
 @dataclass(frozen=True)
@@ -67,7 +78,7 @@ class Results:
             self,
             rows={key: rows.astype(dtype, copy=False) for key, rows in self.rows.items()},
             ragged={
-                key: Ragged(ragged.values.astype(dtype, copy=False), ragged.sizes)
+                key: Ragged(ragged.values.astype(dtype, copy=False), ragged.offsets)
                 for key, ragged in self.ragged.items()
             },
         )

@@ -187,7 +187,7 @@ def count_in(output: Path) -> tuple[int, int]:
     """Return how many records of a finished shard were rejected, and sequences reused."""
     try:
         with open_hdf5(output) as file:
-            rejected = len(file["ordinals"]) - int(file.attrs["n_embedded"])
+            rejected = len(file["records/ordinals"]) - int(file.attrs["n_embedded"])
             return rejected, int(file.attrs.get("n_reused", 0))
     except (OSError, KeyError, TypeError, ValueError, RuntimeError):  # being written, or foreign
         return 0, 0

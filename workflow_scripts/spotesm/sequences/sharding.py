@@ -75,9 +75,8 @@ def split_fasta(
 
     A record's shard is the range that the digest of its normalised sequence is in, so equal
     sequences meet, added records move no others, and another number of shards finds what it
-    needs in few of the old ones. Shard records read
-    `>ORDINAL ID`, the ordinal being the record's place over all inputs, from 0. One pass;
-    memory does not grow with the input.
+    needs in few of the old ones. Shard records read `>ORDINAL ID`, the ordinal being the record's
+    place over all inputs, from 0. One pass; memory does not grow with the input.
 
     Args:
         rejected: TSV, see `Rejected`; begins with the lines of `contigs`.
@@ -276,15 +275,14 @@ def _log_counts(counts: Counter[str]) -> None:
 
 @dataclass(frozen=True)
 class Shard:
-    """The index of a shard FASTA; sequences stay in the file.
-
-    Of n records holding u different sequences:
+    """The index of a shard FASTA of n records and u different sequences, both in input order.
 
     Attributes:
-        path: the shard FASTA.
+        path: the file.
         ordinals: (n,) int64, ascending; each record's place in the inputs.
         sequence_of_record: (n,) int64, which of the u sequences a record has.
-        digests: (u,) DIGEST, ascending; blake2b-128 of each sequence.
+        digests: (u,) DIGEST, blake2b-128 of each sequence.
+        by_digest: (u,) int64, the sequences in the order of their digests.
         lengths: (u,) int32, residues.
         offsets: (u,) int64, where each sequence starts in the file, in bytes.
         widest_id: most bytes of an id.
@@ -294,13 +292,14 @@ class Shard:
     ordinals: np.ndarray
     sequence_of_record: np.ndarray
     digests: np.ndarray
+    by_digest: np.ndarray
     lengths: np.ndarray
     offsets: np.ndarray
     widest_id: int
 
     @classmethod
     def index(cls, path: Path) -> "Shard":
-        """Read a shard FASTA that `split_fasta` wrote, once, keeping 36 bytes a record."""
+        """Read a shard FASTA that `split_fasta` wrote, once, keeping 44 bytes a record."""
         ordinals, offsets, lengths, digests = array("q"), array("q"), array("i"), bytearray()
         widest_id = 0
         with open(path, "rb") as file:
@@ -313,18 +312,19 @@ class Shard:
                 offsets.append(sequence_start)
                 lengths.append(len(sequence))
                 digests += digest_sequence(sequence)
-        unique, first, sequence_of_record = np.unique(
-            from_bytes(digests),
-            return_index=True,
-            return_inverse=True,
+        ascending, first, inverse = np.unique(
+            from_bytes(digests), return_index=True, return_inverse=True
         )
+        by_appearance = np.argsort(first)
+        by_digest = np.argsort(by_appearance)
         return cls(
             path=path,
             ordinals=np.array(ordinals, dtype=np.int64),
-            sequence_of_record=sequence_of_record,
-            digests=unique,
-            lengths=np.array(lengths, dtype=np.int32)[first],
-            offsets=np.array(offsets, dtype=np.int64)[first],
+            sequence_of_record=by_digest[inverse],
+            digests=ascending[by_appearance],
+            by_digest=by_digest,
+            lengths=np.array(lengths, dtype=np.int32)[first[by_appearance]],
+            offsets=np.array(offsets, dtype=np.int64)[first[by_appearance]],
             widest_id=widest_id,
         )
 
@@ -346,14 +346,15 @@ class Shard:
 
     def ids_of(self, which: np.ndarray) -> list[str]:
         """Return the id of the first record that has each of the sequences `which`."""
-        first = {}
-        for identifier, sequence in zip(self.read_ids(), self.sequence_of_record, strict=True):
-            first.setdefault(int(sequence), identifier)
+        first: dict[int, str] = {}
+        for identifier, index in zip(self.read_ids(), self.sequence_of_record, strict=True):
+            first.setdefault(int(index), identifier)
         return [first[int(index)] for index in which]
 
     def find(self, digests: np.ndarray) -> np.ndarray:
         """Return the index of each of `digests` (k,) DIGEST in `self.digests`; -1 where absent."""
         if not len(self.digests):
             return np.full(len(digests), -1)
-        index = np.searchsorted(self.digests, digests).clip(max=len(self.digests) - 1)
+        place = np.searchsorted(self.digests, digests, sorter=self.by_digest)
+        index = self.by_digest[place.clip(max=len(self.digests) - 1)]
         return np.where(self.digests[index] == digests, index, -1)

@@ -1,139 +1,143 @@
 """Whether a shard's file holds what it must, before anything relies on it."""
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
 import numpy as np
 
-from spotesm.base.failures import IncompleteError
+from spotesm.base.failures import IncompleteError, explain_host_fault
 from spotesm.hdf5.checksums import checksums_at, checksums_of
 from spotesm.hdf5.format import DAMAGE, open_hdf5, read_structure
 from spotesm.hdf5.unfit import REJECTED_ON, read_devices
-from spotesm.request.outputs import CONTACTS, Outputs, output_of
-from spotesm.request.request import Request
+from spotesm.request.outputs import CONTACTS, offsets_of, output_of
 from spotesm.sequences.digests import as_bytes, hash_bytes, keys_of_hashes
 from spotesm.sequences.reasons import KEYWORDS
 from spotesm.sequences.sharding import Shard
 from spotesm.shards import shard_file
 from spotesm.shards.shard_file import (
-    as_attribute,
-    group_of,
-    read_origins,
-    read_reasons,
-    read_spans,
+    OF_RECORDS,
+    OPTIONAL,
+    REUSED,
+    SEQUENCES,
+    DamagedShard,
+    ShardFile,
 )
+from spotesm.shards.shard_writer import as_attribute, in_blocks
+
+KNOWN = [b"", *(keyword.encode() for keyword in KEYWORDS)]
 
 
 def check_shard(path: Path, shard: Shard, settings: dict) -> None:
-    """Check that a shard file holds what was computed, or a reason, for each record of `shard`.
+    """Check that a shard file holds what was computed, or a reason, for each sequence of `shard`.
 
-    Ragged values are checked for being there, each in its own place; the merge, which reads them
-    all, checks that they are those that were computed.
+    Some thousand rows are in memory at a time. Ragged values are checked for having their places;
+    the merge, which reads them all, checks that they are those that were computed.
 
     Raises:
         IncompleteError: it does not, or was computed with other settings.
     """
-    ids = np.array([identifier.encode() for identifier in shard.read_ids()], object)
     try:
         with open_hdf5(path) as file:
             read_structure(file)
-            problem = next(_find_problems(file, shard, ids, settings), None)
+        with ShardFile(path) as held:
+            problem = next(_find_problems(held, shard, settings), None)
+    except DamagedShard as error:
+        problem = str(error)
     except DAMAGE as error:
+        if explain_host_fault(error):
+            raise
         problem = f"is not a whole shard file ({error})"
     if problem:
         raise IncompleteError(f"{path}: {problem}")
 
 
-def _find_problems(file: h5py.File, shard: Shard, ids: np.ndarray, settings: dict) -> Iterator[str]:
+def _find_problems(held: ShardFile, shard: Shard, settings: dict) -> Iterator[str]:
     """Yield what is wrong; what comes after the first problem relies on that one's absence."""
-    if json.loads(file.attrs["fingerprint"]) != settings:
+    attributes = held.attributes
+    if held.settings != settings:
         yield "was computed with other settings"
-    if any(not _equal(file.attrs[name], as_attribute(x)) for name, x in settings.items()):
+    if any(not _equal(attributes[name], as_attribute(x)) for name, x in settings.items()):
         yield "contradicts itself on its settings"
-    of_record = shard.sequence_of_record
-    for name, expected in (
-        ("ordinals", shard.ordinals),
-        ("digests", as_bytes(shard.digests)[of_record]),
-        ("lengths", shard.lengths[of_record]),
-        ("sequence_ids", ids),
-        ("id_keys", keys_of_hashes(map(hash_bytes, ids))),
-    ):
-        if not np.array_equal(file[name], expected):
-            yield f"does not hold the {name} of its FASTA"
-    reasons, details = read_reasons(file, slice(None))
-    if {len(reasons), len(details), len(file["windows"])} != {len(of_record)}:
-        yield "does not say of every record what became of it"
-    embedded = reasons == ""
-    if not set(reasons[~embedded]) <= set(KEYWORDS):
-        yield "rejects records for reasons that there are not"
-    on = file[REJECTED_ON][:] if REJECTED_ON in file else np.zeros(len(embedded), np.uint16)
-    numbers = range(1, 1 + len(read_devices(file.attrs)))
-    if on.shape != embedded.shape or on[embedded].any() or set(on[on > 0]) != set(numbers):
-        yield "does not say of every rejected record on which device that was"
-    if file.attrs["n_embedded"] != np.count_nonzero(embedded):
-        yield "counts its records wrongly"
-    if file.attrs["n_sequences"] != len(shard.digests):
+    if attributes["n_sequences"] != len(shard.digests):
         yield "counts its sequences wrongly"
-    request = Request.of_attributes(file.attrs)
-    outputs = request.select()
-    for checksums in (file[checksums_at(key)] for key in outputs.keys):
-        if checksums.shape != embedded.shape or checksums[:][~embedded].any():
-            yield "does not have a checksum for every record"
-    names, origin = read_origins(file)
-    if origin.shape != embedded.shape or origin.max(initial=0) >= len(names):
-        yield "does not say of every record whence it is reused"
-    if (file["windows"][:][embedded] < 1).any():
-        yield "has records without results"
-    yield from _find_problems_of_rows(file, outputs, embedded)
-    yield from _find_problems_of_ragged(file, request, embedded)
+    if any(len(held.records.columns[name]) != len(shard.ordinals) for name in OF_RECORDS):
+        yield "does not hold the records of its FASTA"
+    if problem := held.sequences.find_contradiction(held.request, attributes["embedding_dim"]):
+        yield problem
+    columns = held.sequences.columns
+    of_sequences = ("digests", "reasons", "details", *{*OPTIONAL} & columns.keys())
+    if any(len(columns[name]) != len(shard.digests) for name in of_sequences):
+        yield "does not say of every sequence what became of it"
+    yield from _find_problems_of_records(held, shard)
+    embedded = np.zeros(len(shard.digests), bool)
+    devices: set[int] = set()
+    for rows in _blocks(len(shard.digests)):
+        embedded[rows] = held.sequences.read("reasons", rows.start, rows.stop) == b""
+        yield from _find_problems_of_sequences(held, shard, rows, embedded[rows])
+        if REJECTED_ON in columns:
+            numbers = held.sequences.read(REJECTED_ON, rows.start, rows.stop)
+            devices |= set(numbers.tolist()) - {0}
+            if numbers[embedded[rows]].any():
+                yield "names devices of sequences that were not rejected"
+    if devices != set(range(1, 1 + len(read_devices(attributes)))):
+        yield "does not say of every rejected sequence on which device that was"
+    if attributes["n_embedded"] != np.count_nonzero(embedded[shard.sequence_of_record]):
+        yield "counts its records wrongly"
 
 
 def _equal(stored: object, expected: object) -> bool:
     return np.array_equal(np.asarray(stored), np.asarray(expected))
 
 
-def _find_problems_of_rows(
-    file: h5py.File, outputs: Outputs, embedded: np.ndarray
+def _blocks(n: int) -> Iterator[slice]:
+    for start in range(0, n, shard_file.ROWS_AT_ONCE):
+        yield slice(start, min(start + shard_file.ROWS_AT_ONCE, n))
+
+
+def _find_problems_of_records(held: ShardFile, shard: Shard) -> Iterator[str]:
+    for rows, names in zip(_blocks(len(shard.ordinals)), in_blocks(shard.read_ids()), strict=True):
+        ids = np.array([name.encode() for name in names], object)
+        for name, expected in (
+            ("ordinals", shard.ordinals[rows]),
+            ("sequence_ids", ids),
+            ("id_keys", keys_of_hashes(map(hash_bytes, ids))),
+            (SEQUENCES, shard.sequence_of_record[rows]),
+        ):
+            if not np.array_equal(held.records.read(name, rows.start, rows.stop), expected):
+                yield f"does not hold the {name} of its FASTA"
+
+
+def _find_problems_of_sequences(
+    held: ShardFile, shard: Shard, rows: slice, embedded: np.ndarray
 ) -> Iterator[str]:
-    if list(file.attrs["row_keys"]) != outputs.row_keys:
-        yield "does not name its outputs"
-    for key in outputs.row_keys:
-        shape = (len(embedded), file.attrs["embedding_dim"])
-        if file[key].shape != shape or file[key].dtype != outputs.dtype:
-            yield f"holds {key} in another shape"
-        for start in range(0, len(embedded), shard_file.ROWS_AT_ONCE):
-            rows = slice(start, start + shard_file.ROWS_AT_ONCE)
-            values = file[key][rows][embedded[rows]]
-            stated = file[checksums_at(key)][rows][embedded[rows]]
-            if not np.array_equal(stated, checksums_of(values)):
+    def read(name: str) -> np.ndarray:
+        return held.sequences.read(name, rows.start, rows.stop)
+
+    for name, expected in (
+        ("digests", as_bytes(shard.digests[rows])),
+        ("lengths", shard.lengths[rows]),
+    ):
+        if not np.array_equal(read(name), expected):
+            yield f"does not hold the {name} of its FASTA"
+    if not np.isin(read("reasons"), KNOWN).all():
+        yield "rejects sequences for reasons that there are not"
+    if (read("windows")[embedded] < 1).any():
+        yield "has sequences without results"
+    if held.origins and (read(REUSED) > len(held.origins)).any():
+        yield "does not say of every sequence whence it is reused"
+    lengths = shard.lengths[rows][embedded].astype(np.int64)
+    usual = held.request.long_sequences.count_windows(lengths)
+    for key in held.outputs.keys:
+        checksums, output = read(checksums_at(key)), output_of(key)
+        if checksums[~embedded].any():
+            yield f"has checksums of {key} where there are no values"
+        if not output.ragged:
+            if not np.array_equal(checksums[embedded], checksums_of(read(key)[embedded])):
                 yield f"holds values of {key} that are not those that were computed"
-
-
-def _find_problems_of_ragged(
-    file: h5py.File, request: Request, embedded: np.ndarray
-) -> Iterator[str]:
-    expected = request.select().ragged_keys if embedded.any() else []
-    if list(file.attrs["ragged_keys"]) != expected:
-        yield "does not name its outputs"
-    spans = read_spans(file)
-    if any(len(n) != len(embedded) for span in spans.values() for n in span):
-        yield "does not say of every record where its values are"
-    lengths, windows = file["lengths"][:][embedded], file["windows"][:][embedded]
-    usual = windows == request.long_sequences.count_windows(lengths)
-    for key in expected:
-        if spans[group_of(key)][1][~embedded].any():
-            yield f"holds {key} of rejected records"
-        starts, sizes = (numbers[embedded] for numbers in spans[group_of(key)])
-        output = output_of(key)
-        wanted = request.count_rows(output, lengths)
+            continue
+        sizes = np.diff(held.sequences.read(offsets_of(output), rows.start, rows.stop + 1))
+        own, expected = sizes[embedded], held.request.count_rows(output, lengths)
         if output.name == CONTACTS:  # of smaller windows, nobody knows the size
-            wanted = np.where(usual, wanted, sizes)
-        if (sizes != wanted).any() or (starts < 0).any() or (sizes < 1).any():
-            yield f"does not hold {key} of every record"
-        order = np.argsort(starts, kind="stable")
-        firsts, first_of = np.unique(starts[order], return_index=True)  # equal sequences share
-        ends = firsts + sizes[order][first_of]
-        if (ends > np.append(firsts[1:], len(file[key]))).any():
-            yield f"does not hold {key} of each record in a place of its own"
+            expected = np.where(read("windows")[embedded] > usual, own, expected)
+        if (sizes < 0).any() or (own != expected).any() or (own < 1).any():
+            yield f"does not hold {key} of every sequence"

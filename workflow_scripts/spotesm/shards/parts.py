@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import astuple
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from spotesm.base.classification import classify
@@ -17,7 +18,7 @@ from spotesm.base.failures import OUT_OF_MEMORY
 from spotesm.request.results import Ragged, Results
 from spotesm.sequences.digests import as_bytes, from_bytes
 from spotesm.sequences.reasons import Device, Reason
-from spotesm.shards.shard_file import read_settings, read_shard_results
+from spotesm.shards.shard_file import DamagedShard, ShardFile
 
 
 class DamagedPart(Exception):
@@ -61,9 +62,13 @@ def read_finished(path: Path, fingerprint: dict) -> Iterator[Results]:
         DamagedPart: it is damaged, or of another fingerprint; nothing was yielded then.
     """
     check_digest(path)
-    if read_settings(path) != fingerprint:
-        raise DamagedPart("belongs to other settings")
-    yield from read_shard_results(path)
+    try:
+        with ShardFile(path) as finished:
+            if finished.settings != fingerprint:
+                raise DamagedPart("belongs to other settings")
+            yield from finished.read(np.arange(finished.n_sequences), finished.outputs.keys)
+    except DamagedShard as damage:
+        raise DamagedPart(str(damage)) from damage
 
 
 def pack(results: Results) -> dict:
@@ -74,7 +79,7 @@ def pack(results: Results) -> dict:
         "windows": torch.from_numpy(results.windows),
         "rows": {key: torch.from_numpy(rows) for key, rows in results.rows.items()},
         "ragged": {
-            key: {"values": torch.from_numpy(r.values), "sizes": torch.from_numpy(r.sizes)}
+            key: {"values": torch.from_numpy(r.values), "offsets": torch.from_numpy(r.offsets)}
             for key, r in results.ragged.items()
         },
     }
@@ -92,16 +97,19 @@ def _unpack(batch: dict) -> Results:
         batch["windows"].numpy(),
         {key: rows.numpy() for key, rows in batch["rows"].items()},
         {
-            key: Ragged(ragged["values"].numpy(), ragged["sizes"].numpy())
+            key: Ragged(ragged["values"].numpy(), ragged["offsets"].numpy())
             for key, ragged in batch["ragged"].items()
         },
     )
-    counts = [results.windows, *(ragged.sizes for ragged in results.ragged.values())]
-    of_sequences = [results.reasons, *counts, *results.rows.values()]
+    ragged = list(results.ragged.values())
+    integers = [results.windows, *(one.offsets for one in ragged)]
+    of_sequences = [results.reasons, results.windows, *results.rows.values()]
     if (
-        {len(each) for each in of_sequences} != {len(results.digests)}
-        or any(numbers.dtype.kind != "i" for numbers in counts)
-        or any(ragged.sizes.sum() != len(ragged.values) for ragged in results.ragged.values())
+        {len(each) for each in (*of_sequences, *(one.sizes for one in ragged))}
+        != {len(results.digests)}
+        or any(numbers.dtype.kind != "i" for numbers in integers)
+        or any((one.offsets[0], one.offsets[-1]) != (0, len(one.values)) for one in ragged)
+        or any((one.sizes < 0).any() for one in ragged)
     ):
         raise ValueError("a batch contradicts itself")
     return results
