@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from spotesm.base.paths import DatasetPaths
-from spotesm.embed.reuse import Past
+from spotesm.embed.earlier import Past
 from spotesm.request.precision import read_precision
 from spotesm.request.request import Request
 from spotesm.runs.estimate import plan_run

@@ -8,7 +8,7 @@ import pytest
 import torch
 from sequences import random_sequence, write_fasta
 from shards import make_request
-from spotesm.embed.reuse import Past
+from spotesm.embed.earlier import Past
 from spotesm.request.outputs import OUTPUTS
 from spotesm.runs import census as census_of
 from spotesm.runs import estimate

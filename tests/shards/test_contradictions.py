@@ -10,13 +10,16 @@ import pytest
 from spotesm import Embeddings
 from spotesm.base.durable import read_json
 from spotesm.base.failures import IncompleteError, InputError
-from spotesm.merged.earlier import UnfitFile, open_earlier
+from spotesm.embed.earlier import Source
 from spotesm.merged.index import check_index
 from spotesm.merged.integrity import check_integrity
+from spotesm.merged.merged_file import MergedFile
 from spotesm.merged.reader import opened
+from spotesm.request.results import Unusable
 from spotesm.sequences.digests import digests_of, hash_text
 from spotesm.sequences.sharding import Shard
 from spotesm.shards.check import check_shard
+from spotesm.shards.shard_file import ShardFile
 from tiny_dataset import N_RECORDS, N_SEQUENCES, RECORDS, write_dataset
 
 
@@ -180,7 +183,7 @@ def test_a_folder_that_cannot_be_read_is_a_line(
 
 def read_earlier(path: Path, of_shard: bool, keys: list[str], digests: np.ndarray) -> int:
     """Read what is asked for; of how many sequences something was found."""
-    with open_earlier(path, of_shard) as earlier:
+    with Source(path, ShardFile if of_shard else MergedFile, "").opened() as earlier:
         _, rows = earlier.find(digests)
         return sum(len(results.digests) for results in earlier.read(np.sort(rows), keys))
 
@@ -236,14 +239,14 @@ def test_an_earlier_file_that_contradicts_itself_is_not_used(
     assert read_earlier(path, of_shard, ["mean/6", "residues/6"], np.unique(digests)) == held
     with h5py.File(path, "r+") as file:
         change(file)
-    with pytest.raises(UnfitFile, match=said):
+    with pytest.raises(Unusable, match=said):
         read_earlier(path, of_shard, ["mean/6", "residues/6"], np.unique(digests))
 
 
 def test_an_earlier_shard_that_is_no_hdf5_is_not_used(folder: Path) -> None:
     (folder / "1-of-1.h5").write_bytes(b"rubbish")
     with (
-        pytest.raises(UnfitFile, match="is not a whole shard file"),
-        open_earlier(folder / "1-of-1.h5", True),
+        pytest.raises(Unusable, match="is not a whole shard file"),
+        Source(folder / "1-of-1.h5", ShardFile, "").opened(),
     ):
         pass

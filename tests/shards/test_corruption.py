@@ -203,7 +203,7 @@ def test_a_dataset_that_is_something_else_is_noticed(folder: Path, dataset: str)
 
 HARMLESS_IN_A_MERGED_FILE = {
     "@weights": "where the weights came from; their sha256 is compared",
-    **dict.fromkeys(("@config", "@created"), "how the work went"),
+    **dict.fromkeys(("@config", "@created", "@input"), "how the work went"),
     **dict.fromkeys(("@spotesm_version", "@torch_version", "@python_version"), "who wrote it"),
 }
 

@@ -13,8 +13,8 @@ import torch
 from spotesm.base.durable import replacing
 from spotesm.base.failures import CUDA_RUNTIME, IncompleteError
 from spotesm.embed.attempts import Attempt, journal_attempt
+from spotesm.embed.earlier import write_earlier
 from spotesm.embed.progress import Progress
-from spotesm.embed.reuse import write_reused
 from spotesm.embed.task import ShardJob, Task
 from spotesm.hdf5.writing import WrittenFile
 from spotesm.machine.devices import lease_device
@@ -56,7 +56,7 @@ def embed_shard(job: ShardJob) -> None:
                 create_shard_file(task) as writer,
             ):
                 write_done(task, checkpoints, writer, stop)
-                write_reused(task, writer, stop)
+                write_earlier(task, writer, stop)
                 progress = Progress(task, writer.done, writer.n_reused, attempt.number)
                 remaining = embed_remaining(task, checkpoints, attempt, stop, progress, writer)
                 try:

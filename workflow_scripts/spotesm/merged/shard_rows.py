@@ -10,9 +10,10 @@ from spotesm.base.failures import IncompleteError, InputError
 from spotesm.hdf5.checksums import checksums_at
 from spotesm.hdf5.pieces import bytes_of_row
 from spotesm.request.outputs import Output, output_of
+from spotesm.request.results import Unusable
 from spotesm.sequences.reasons import Reason
 from spotesm.sequences.rejected import EMBED, TRANSLATE, Rejected, read_rejected
-from spotesm.shards.shard_file import REUSED, SEQUENCES, DamagedShard, ShardFile
+from spotesm.shards.shard_file import REUSED, SEQUENCES, ShardFile
 
 BLOCK_BYTES = 64 << 20
 LEAST_BYTES_OF_RECORD = 256  # about what its id, digest and place take
@@ -33,7 +34,7 @@ def open_shard(path: Path) -> ShardFile:
     """
     try:
         return ShardFile(path)
-    except DamagedShard as error:
+    except Unusable as error:
         raise IncompleteError(NOT_WHOLE.format(path)) from error
 
 

@@ -8,6 +8,10 @@ import numpy as np
 from spotesm.sequences.reasons import Device, Reason
 
 
+class Unusable(Exception):
+    """A file of earlier results that must not be used; says why."""
+
+
 @dataclass(frozen=True)
 class Ragged:
     """Values whose number depends on the sequence.

@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from spotesm.base.text import duration
-from spotesm.embed.reuse import Past, find_done
+from spotesm.embed.earlier import Past, find_done
 from spotesm.embed.task import settings_of
 from spotesm.machine.devices import find_device, resolve_precision
 from spotesm.machine.nvidia import AUTO

@@ -10,21 +10,19 @@ from spotesm.hdf5.checksums import checksums_at, checksums_of
 from spotesm.hdf5.format import DAMAGE, open_hdf5, read_structure
 from spotesm.hdf5.unfit import REJECTED_ON, read_devices
 from spotesm.request.outputs import CONTACTS, offsets_of, output_of
+from spotesm.request.results import Unusable
 from spotesm.sequences.digests import as_bytes, hash_bytes, keys_of_hashes
-from spotesm.sequences.reasons import KEYWORDS
 from spotesm.sequences.sharding import Shard
 from spotesm.shards import shard_file
 from spotesm.shards.shard_file import (
+    KNOWN,
     OF_RECORDS,
     OPTIONAL,
     REUSED,
     SEQUENCES,
-    DamagedShard,
     ShardFile,
 )
 from spotesm.shards.shard_writer import as_attribute, in_blocks
-
-KNOWN = [b"", *(keyword.encode() for keyword in KEYWORDS)]
 
 
 def check_shard(path: Path, shard: Shard, settings: dict) -> None:
@@ -41,7 +39,7 @@ def check_shard(path: Path, shard: Shard, settings: dict) -> None:
             read_structure(file)
         with ShardFile(path) as held:
             problem = next(_find_problems(held, shard, settings), None)
-    except DamagedShard as error:
+    except Unusable as error:
         problem = str(error)
     except DAMAGE as error:
         if explain_host_fault(error):
@@ -62,8 +60,6 @@ def _find_problems(held: ShardFile, shard: Shard, settings: dict) -> Iterator[st
         yield "counts its sequences wrongly"
     if any(len(held.records.columns[name]) != len(shard.ordinals) for name in OF_RECORDS):
         yield "does not hold the records of its FASTA"
-    if problem := held.sequences.find_contradiction(held.request, attributes["embedding_dim"]):
-        yield problem
     columns = held.sequences.columns
     of_sequences = ("digests", "reasons", "details", *{*OPTIONAL} & columns.keys())
     if any(len(columns[name]) != len(shard.digests) for name in of_sequences):
@@ -119,7 +115,7 @@ def _find_problems_of_sequences(
     ):
         if not np.array_equal(read(name), expected):
             yield f"does not hold the {name} of its FASTA"
-    if not np.isin(read("reasons"), KNOWN).all():
+    if not np.isin(read("reasons"), [b"", *KNOWN]).all():
         yield "rejects sequences for reasons that there are not"
     if (read("windows")[embedded] < 1).any():
         yield "has sequences without results"

@@ -22,7 +22,6 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 
 import torch
@@ -32,18 +31,17 @@ from spotesm.base.failures import ShardBusyError, writing
 from spotesm.base.journal import Journal
 from spotesm.base.locks import try_lock
 from spotesm.base.state import SET_ASIDE, read_state
-from spotesm.request.results import Results
+from spotesm.request.results import Results, Unusable
 from spotesm.request.reuse import find_difference
 from spotesm.shards.parts import (
-    DamagedPart,
+    FinishedFile,
+    Part,
     digest_file,
     digest_settings,
     finished_paths,
     pack,
     part_number,
     part_paths,
-    read_finished,
-    read_part,
 )
 
 log = logging.getLogger(__name__)
@@ -130,13 +128,21 @@ class Checkpoints:
 
     def read_parts(self) -> Iterator[Results]:
         """Yield what is on disk, piece by piece; damaged or foreign files are set aside."""
-        finished = ((path, read_finished) for path in finished_paths(self.directory))
-        parts = ((path, read_part) for path in part_paths(self.directory))
-        for path, read in chain(finished, parts):
+        for path in [*finished_paths(self.directory), *part_paths(self.directory)]:
             try:
-                yield from read(path, self.fingerprint)
-            except DamagedPart as damage:
-                self._set_aside(path, str(damage))
+                yield from self._read(path)
+            except Unusable as problem:
+                self._set_aside(path, str(problem))
+
+    def _read(self, path: Path) -> Iterator[Results]:
+        if path.suffix == ".pt":
+            with Part(path, self.fingerprint) as part:
+                yield from part.read_all()
+            return
+        with FinishedFile(path) as finished:
+            if finished.settings != self.fingerprint:
+                raise Unusable("belongs to other settings")
+            yield from finished.read_all()
 
     # -- what this attempt adds ----------------------------------------------------------
 

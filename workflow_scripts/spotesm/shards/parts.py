@@ -6,7 +6,7 @@ finished.<digest>.h5    a shard's whole file, named likewise
 
 import hashlib
 import json
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import astuple
 from pathlib import Path
 
@@ -15,14 +15,10 @@ import torch
 
 from spotesm.base.classification import classify
 from spotesm.base.failures import OUT_OF_MEMORY
-from spotesm.request.results import Ragged, Results
+from spotesm.request.results import Ragged, Results, Unusable
 from spotesm.sequences.digests import as_bytes, from_bytes
 from spotesm.sequences.reasons import Device, Reason
-from spotesm.shards.shard_file import DamagedShard, ShardFile
-
-
-class DamagedPart(Exception):
-    """A part that must not be used; says why."""
+from spotesm.shards.shard_file import ShardFile
 
 
 def part_paths(folder: Path) -> list[Path]:
@@ -35,40 +31,70 @@ def finished_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("finished.*.h5"))
 
 
-def read_part(path: Path, fingerprint: dict) -> Iterator[Results]:
-    """Yield what a part holds, batch by batch.
+class Part:
+    """A part, open to be read: a row is a sequence.
+
+    Mapped, not read: residues of many sequences need not be in memory together.
+
+    Attributes:
+        settings: what determined its numbers.
 
     Raises:
-        DamagedPart: it is damaged, or of another fingerprint or format; nothing was yielded then.
+        Unusable: it is damaged, or of other settings or another format.
     """
-    check_digest(path)
-    try:
-        # Mapped, not read: residues of many sequences need not be in memory together.
-        part = torch.load(str(path), weights_only=True, mmap=True)
-        bound, batches = part["fingerprint"], [_unpack(batch) for batch in part["batches"]]
-    except Exception as error:  # on foreign bytes torch's reader raises nearly anything
-        if isinstance(error, OSError) or classify(error) == OUT_OF_MEMORY:
-            raise  # the part may be whole
-        raise DamagedPart("is of another format") from error
-    if bound != digest_settings(fingerprint):
-        raise DamagedPart("belongs to other settings")
-    yield from batches
+
+    def __init__(self, path: Path, settings: dict) -> None:
+        self.settings = settings
+        check_digest(path)
+        try:
+            part = torch.load(str(path), weights_only=True, mmap=True)
+            bound, self._batches = part["fingerprint"], list(map(_unpack, part["batches"]))
+        except Exception as error:  # on foreign bytes torch's reader raises nearly anything
+            if isinstance(error, OSError) or classify(error) == OUT_OF_MEMORY:
+                raise  # the part may be whole
+            raise Unusable("is of another format") from error
+        if bound != digest_settings(settings):
+            raise Unusable("belongs to other settings")
+
+    def __enter__(self) -> "Part":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._batches = []
+
+    def find(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which of `digests` (k,) DIGEST it has, ascending, and a row of each, (j,)."""
+        own = np.concatenate([from_bytes(b""), *(batch.digests for batch in self._batches)])
+        _, which, rows = np.intersect1d(digests, own, return_indices=True)
+        order = np.argsort(which)
+        return which[order], rows[order]
+
+    def read(self, rows: np.ndarray, keys: Container[str]) -> Iterator[Results]:
+        """Yield what it holds of ascending rows (k,) under some keys, batch by batch."""
+        start = 0
+        for batch in self._batches:
+            end = start + len(batch.digests)
+            own = rows[(rows >= start) & (rows < end)] - start
+            if len(own):
+                yield batch.only(keys).take(own)
+            start = end
+
+    def read_all(self) -> Iterator[Results]:
+        """Yield all that it holds, batch by batch."""
+        yield from self._batches
 
 
-def read_finished(path: Path, fingerprint: dict) -> Iterator[Results]:
-    """Yield what a finished shard's file holds, in blocks.
+class FinishedFile(ShardFile):
+    """A shard's file under its second name, which carries the digest of its bytes.
 
     Raises:
-        DamagedPart: it is damaged, or of another fingerprint; nothing was yielded then.
+        Unusable: as `ShardFile`; when it is read, it is damaged.
     """
-    check_digest(path)
-    try:
-        with ShardFile(path) as finished:
-            if finished.settings != fingerprint:
-                raise DamagedPart("belongs to other settings")
-            yield from finished.read(np.arange(finished.n_sequences), finished.outputs.keys)
-    except DamagedShard as damage:
-        raise DamagedPart(str(damage)) from damage
+
+    def read(self, rows: np.ndarray, keys: Sequence[str]) -> Iterator[Results]:
+        """Yield what it holds, as `ShardFile.read` does, if all its bytes are as they were."""
+        check_digest(self.path)
+        yield from super().read(rows, keys)
 
 
 def pack(results: Results) -> dict:
@@ -136,10 +162,10 @@ def check_digest(path: Path) -> None:
     """Check that a file still has the bytes whose digest its name carries.
 
     Raises:
-        DamagedPart: it has not.
+        Unusable: it has not.
     """
     if digest_file(path) != path.name.split(".")[1]:
-        raise DamagedPart("is damaged")
+        raise Unusable("is damaged")
 
 
 def digest_settings(settings: dict) -> str:

@@ -36,15 +36,16 @@ from spotesm.hdf5.table import Table
 from spotesm.hdf5.unfit import REJECTED_ON, choose_devices
 from spotesm.request.outputs import offsets_of, output_of
 from spotesm.request.request import Request
-from spotesm.request.results import Results
+from spotesm.request.results import Results, Unusable
 from spotesm.sequences.digests import from_bytes
-from spotesm.sequences.reasons import Reason
+from spotesm.sequences.reasons import KEYWORDS, Reason
 
 ROWS_AT_ONCE = 8192
 RECORDS, SEQUENCES = "records", "sequences"
 OF_RECORDS = ("ordinals", "sequence_ids", "id_keys", SEQUENCES)
 OF_SEQUENCES = ("digests", "lengths", "windows", "reasons", "details")
 REUSED = "reused"  # of which earlier file a sequence is, if any
+KNOWN = {keyword.encode() for keyword in KEYWORDS}
 OPTIONAL = (REUSED, REJECTED_ON)
 COMMON_ATTRIBUTES = (
     *(field.name for field in fields(Request)),
@@ -53,10 +54,6 @@ COMMON_ATTRIBUTES = (
     "weights_sha256",
     "embedding_dim",
 )
-
-
-class DamagedShard(Exception):
-    """A shard's file that is not whole; says why."""
 
 
 class ShardFile:
@@ -76,7 +73,7 @@ class ShardFile:
         all_embedded: whether no record was rejected.
 
     Raises:
-        DamagedShard: it is not whole.
+        Unusable: it is not whole.
     """
 
     def __init__(self, path: Path) -> None:
@@ -102,10 +99,14 @@ class ShardFile:
             }
             if missing:
                 raise ValueError(f"has no {', '.join(sorted(missing))}")
+            dim = self.attributes["embedding_dim"]
+            problem = self.sequences.find_contradiction(self.request, dim)
         except DAMAGE as error:
             if explain_host_fault(error):
                 raise
-            raise DamagedShard(f"is not a whole shard file ({error})") from error
+            raise Unusable(f"is not a whole shard file ({error})") from error
+        if problem:
+            raise Unusable(problem)
         if self.records.is_past_hdf5 and self.sequences.is_past_hdf5:
             self.file.close()
 
@@ -126,6 +127,8 @@ class ShardFile:
         table = self.sequences
         keywords = table.read_rows("reasons", rows)
         rows, keywords = rows[keywords != b""], keywords[keywords != b""]
+        if unknown := set(keywords.tolist()) - KNOWN:
+            raise ValueError(f"rejects sequences for {unknown.pop()!r}")
         details = table.read_rows("details", rows)
         has_devices = REJECTED_ON in table.columns
         numbers = table.read_rows(REJECTED_ON, rows) if has_devices else np.zeros_like(rows)
@@ -160,3 +163,7 @@ class ShardFile:
             own = embedded[origins == number]
             for results in self.sequences.read_results(self.path, own, keys):
                 yield replace(results, origin=origin)
+
+    def read_all(self) -> Iterator[Results]:
+        """Yield all that it holds."""
+        yield from self.read(np.arange(self.n_sequences), self.outputs.keys)

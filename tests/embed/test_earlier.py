@@ -27,9 +27,9 @@ from spotesm.base.failures import IncompleteError
 from spotesm.commands.verify import choose_rows
 from spotesm.embed.task import ShardJob
 from spotesm.hdf5 import pieces, table
-from spotesm.merged.earlier import open_earlier
 from spotesm.merged.integrity import check_integrity
 from spotesm.merged.merge import merge_shards
+from spotesm.merged.merged_file import MergedFile
 from spotesm.merged.reader import Embeddings
 from spotesm.request.outputs import Outputs
 from spotesm.sequences.long_sequences import LongSequences
@@ -513,7 +513,7 @@ def test_a_large_file_is_read_in_blocks(
     with h5py.File(merged) as file:
         digests = np.unique(np.frombuffer(file["digests"][:].tobytes(), "V16"))
     chosen = digests[::2]
-    with open_earlier(merged) as earlier:
+    with MergedFile(merged) as earlier:
         which, places = earlier.find(chosen)
         assert which.tolist() == list(range(len(chosen)))
         keys = Outputs(EVERYTHING["outputs"], (0, 3, 6)).keys

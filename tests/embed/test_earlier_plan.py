@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from spotesm.base.durable import read_json
-from spotesm.embed.reuse import Past, _share_digests, find_done
+from spotesm.embed.earlier import Past, _share_digests, find_done
 from spotesm.sequences.digests import digests_of
 from spotesm.sequences.sharding import divide_digests
-from spotesm.shards.parts import part_paths, read_part
+from spotesm.shards.parts import Part, part_paths
 from tiny_dataset import write_dataset
 
 
@@ -26,7 +26,7 @@ def done_by(store: Path, settings: dict, digests: np.ndarray) -> list[bool]:
 
 
 def held_by(paths: list[Path], settings: dict) -> np.ndarray:
-    held = [results.digests for path in paths for results in read_part(path, settings)]
+    held = [r.digests for path in paths for r in Part(path, settings).read_all()]
     return np.concatenate(held)
 
 

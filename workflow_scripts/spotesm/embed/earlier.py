@@ -9,19 +9,24 @@ One more source of what is done, after the shard's own parts. In this order:
 """
 
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
 from spotesm.base.durable import read_json
+from spotesm.base.failures import InputError
 from spotesm.base.paths import in_shard_order
 from spotesm.base.state import SET_ASIDE
 from spotesm.embed.task import ShardJob, Task
+from spotesm.hdf5.format import DAMAGE
 from spotesm.machine.preemption import StopRequest
-from spotesm.merged.earlier import MergedFile, UnfitFile, open_earlier
-from spotesm.request.results import Results
+from spotesm.merged.merged_file import MergedFile
+from spotesm.request.results import Results, Unusable
 from spotesm.request.reuse import (
     find_difference,
     find_sound,
@@ -31,13 +36,29 @@ from spotesm.request.reuse import (
     units_held,
 )
 from spotesm.shards.checkpoints import BOUND
-from spotesm.shards.parts import DamagedPart, check_digest, finished_paths, part_paths, read_part
+from spotesm.shards.parts import FinishedFile, Part, finished_paths, part_paths
+from spotesm.shards.shard_file import ShardFile
 from spotesm.shards.shard_writer import ShardWriter
 
 log = logging.getLogger(__name__)
 
 OF_WEIGHTS = ("weights_sha256", "regression_sha256")
-MERGED, FINISHED, SHARD, PART = "merged", "finished", "shard", "part"
+
+
+class Earlier(Protocol):
+    """Earlier results: a `Part`, the file of a shard, or a merged one.
+
+    Attributes:
+        settings: what determined the numbers.
+    """
+
+    settings: dict
+
+    def find(self, digests: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Return which of `digests` (k,) DIGEST there are, ascending, and a row of each, (j,)."""
+
+    def read(self, rows: np.ndarray, keys: Sequence[str]) -> Iterator[Results]:
+        """Yield what ascending rows (k,) hold under some keys, in blocks."""
 
 
 @dataclass(frozen=True)
@@ -45,17 +66,31 @@ class Source:
     """A file that may hold results of a shard.
 
     Attributes:
-        kind: a `MERGED` file, a `FINISHED` shard among checkpoints, a `SHARD` file, or a `PART`.
+        open: opens it.
         origin: what results that come from it are said to come from.
-        settings: those of a part, which does not hold them itself.
         asked: whether the config names it; of others it is no news if they do not serve.
     """
 
     path: Path
-    kind: str
+    open: Callable[[Path], AbstractContextManager[Earlier]]
     origin: str
-    settings: dict | None = None
     asked: bool = False
+
+    @contextmanager
+    def opened(self) -> Iterator[Earlier]:
+        """Open it.
+
+        Raises:
+            Unusable: it cannot be read, is something else, or turns out to be damaged.
+        """
+        try:
+            with self.open(self.path) as earlier:
+                yield earlier
+        except InputError as error:
+            text = str(error).removeprefix(f"{self.path}: ").partition("; ")[0]
+            raise Unusable(text) from error
+        except DAMAGE as error:  # also if it is gone by now: its shard has just been finished
+            raise Unusable(f"cannot be read, or is damaged ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -99,14 +134,14 @@ class Past:
             for folder in sorted(self.set_aside.glob("*")):
                 yield from self._in_store(folder)
         if self.merged and self.merged.is_file():
-            yield Source(self.merged, MERGED, str(self.merged))
+            yield Source(self.merged, MergedFile, str(self.merged))
         for folder in self._others(self.checkpoints, "*-of-*"):
             for store in (folder, *sorted((folder / SET_ASIDE).glob("*"))):
                 yield from self._in_store(store)
         for path in self._others(self.shards, "*-of-*.h5"):
-            yield Source(path, SHARD, str(self.shards))
+            yield Source(path, ShardFile, str(self.shards))
         for path in self.named:
-            yield Source(path, MERGED, str(path), asked=True)
+            yield Source(path, MergedFile, str(path), asked=True)
 
     def _others(self, folder: Path | None, pattern: str) -> list[Path]:
         paths = in_shard_order(folder.glob(pattern)) if folder else ()
@@ -119,9 +154,9 @@ class Past:
         except (OSError, ValueError):  # none, or none of ours
             return
         for path in finished_paths(folder):
-            yield Source(path, FINISHED, str(self.checkpoints))
+            yield Source(path, FinishedFile, str(self.checkpoints))
         for path in part_paths(folder):
-            yield Source(path, PART, str(self.checkpoints), settings)
+            yield Source(path, partial(Part, settings=settings), str(self.checkpoints))
 
 
 def _share_digests(other: str, shard: str) -> bool:
@@ -130,7 +165,7 @@ def _share_digests(other: str, shard: str) -> bool:
     return n != m and (i - 1) * m < j * n and (j - 1) * n < i * m
 
 
-def write_reused(task: Task, writer: ShardWriter, stop: StopRequest) -> None:
+def write_earlier(task: Task, writer: ShardWriter, stop: StopRequest) -> None:
     """Write what earlier runs computed of what is not done yet.
 
     A source that does not serve is named, and its sequences stay to do.
@@ -143,7 +178,7 @@ def write_reused(task: Task, writer: ShardWriter, stop: StopRequest) -> None:
             for results in read_source(source, task, writer):
                 writer.add(results)
                 stop.leave_if_asked()
-        except (UnfitFile, DamagedPart) as problem:
+        except Unusable as problem:
             log.warning("reuse: %s %s; not used", source.path, problem)
         if taken := writer.n_reused - before:
             log.info("reuse: %d sequences from %s", taken, source.path)
@@ -153,54 +188,21 @@ def read_source(source: Source, task: Task, writer: ShardWriter) -> Iterator[Res
     """Yield what a source holds of the sequences that lack something, if it serves.
 
     Raises:
-        UnfitFile: it cannot be read, is damaged, or none of ours.
-        DamagedPart: likewise.
+        Unusable: it cannot be read, is damaged, or none of ours.
     """
-    read = _read_part if source.kind == PART else _read_file
-    for theirs, results in read(source, task, writer):
-        sequences = task.shard.find(results.digests)
-        lengths = np.where(sequences >= 0, task.shard.lengths[sequences], 0)
-        sound = find_sound(results, lengths, task.request, long_of(theirs))
-        sound |= find_standing(results, lengths, theirs, task.settings, task.hardware)
-        sound &= sequences >= 0
-        if sound.any():
-            yield replace(results.take(np.flatnonzero(sound)), origin=source.origin)
-
-
-def _read_file(
-    source: Source, task: Task, writer: ShardWriter
-) -> Iterator[tuple[Mapping, Results]]:
-    with open_earlier(source.path, of_shard=source.kind != MERGED) as earlier:
-        units = _units_of(source, earlier.settings, task.settings)
+    with source.opened() as earlier:
+        theirs = earlier.settings
+        units = _units_of(source, theirs, task.settings)
         if not units:
             return
-        if isinstance(earlier, MergedFile) and (rejected := earlier.read_rejected()):
-            yield earlier.settings, rejected
-        wanted = np.flatnonzero(writer.lack(units))
-        found, rows = earlier.find(task.shard.digests[wanted])
-        wanted = wanted[found]
-        if source.kind == FINISHED and len(wanted):
-            check_digest(source.path)
+        _, rows = earlier.find(task.shard.digests[writer.lack(units)])
         for results in earlier.read(np.sort(rows), task.outputs.keys_of(units)):
-            yield earlier.settings, results.astype(task.outputs.dtype)
-
-
-def _read_part(
-    source: Source, task: Task, writer: ShardWriter
-) -> Iterator[tuple[Mapping, Results]]:
-    theirs = source.settings or {}
-    units = _units_of(source, theirs, task.settings)
-    keys = task.outputs.keys_of(units) if units else []
-    if keys:
-        for results in _read_results(source):
-            yield theirs, results.only(keys).astype(task.outputs.dtype)
-
-
-def _read_results(part: Source) -> Iterator[Results]:
-    try:
-        yield from read_part(part.path, part.settings or {})
-    except OSError as error:  # gone by now, if another process has just finished its shard
-        raise DamagedPart(f"cannot be read ({error})") from error
+            lengths = task.shard.lengths[task.shard.find(results.digests)]
+            sound = find_sound(results, lengths, task.request, long_of(theirs))
+            sound |= find_standing(results, lengths, theirs, task.settings, task.hardware)
+            if sound.any():
+                found = results.take(np.flatnonzero(sound)).astype(task.outputs.dtype)
+                yield replace(found, origin=source.origin)
 
 
 def _units_of(source: Source, theirs: Mapping, ours: Mapping) -> list[str]:
@@ -230,26 +232,14 @@ def find_done(
         if done.all():
             break
         try:
-            for theirs, found in _find_in(source, settings, digests):
-                alike = long_of(settings).cuts_like(long_of(theirs), lengths[found])
-                done[found[alike]] = True
-        except (UnfitFile, DamagedPart) as problem:
+            with source.opened() as earlier:
+                if _has_all(source, earlier.settings, settings):
+                    found = earlier.find(digests)[0]
+                    theirs = long_of(earlier.settings)
+                    done[found] |= long_of(settings).cuts_like(theirs, lengths[found])
+        except Unusable as problem:
             log.warning("reuse: %s %s; not used", source.path, problem)
     return done
-
-
-def _find_in(
-    source: Source, settings: Mapping, digests: np.ndarray
-) -> Iterator[tuple[Mapping, np.ndarray]]:
-    if source.kind == PART:
-        theirs = source.settings or {}
-        if _has_all(source, theirs, settings):
-            for results in _read_results(source):
-                yield theirs, np.flatnonzero(np.isin(digests, results.digests))
-        return
-    with open_earlier(source.path, of_shard=source.kind != MERGED) as earlier:
-        if _has_all(source, earlier.settings, settings):
-            yield earlier.settings, earlier.find(digests)[0]
 
 
 def _has_all(source: Source, theirs: Mapping, ours: Mapping) -> bool:
