@@ -6,7 +6,7 @@
 #   resources/weights/                      weights, and a manifest with their sha256
 #   results/demo/shards/3-of-16.fasta       the input, split by content; split.json, rejected.tsv
 #   results/demo/checkpoints/3-of-16/       finished sequences of a shard in progress
-#   results/demo/shards/3-of-16.h5          the embeddings of a shard
+#   results/demo/shards/3-of-16.h5          the embeddings of a shard, until they are merged
 #   results/demo/embeddings.h5              the result; rejected.tsv, summary.json, report.html
 #   results/demo/shards.json, precision.json    what later runs keep to
 #   results/demo/logs/, benchmarks/         a file a job

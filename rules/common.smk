@@ -32,7 +32,7 @@ from spotesm.request.inputs import choose_split, know_by_content
 from spotesm.request.labels import read_labels
 from spotesm.request.request import Request
 from spotesm.request.reuse import find_reused
-from spotesm.step import name_run
+from spotesm.step import KEEP_SHARDS, name_run, tell_jobs
 from spotesm.runs.environment import complete_environment
 from spotesm.runs.explain import describe_results, explain_failures
 from spotesm.runs.asked import ask, is_manifest_of
@@ -91,6 +91,10 @@ WEIGHTS = str(
 REQUEST = Request.of_config(config).as_param()
 # Its name reaches later attempts and requeued jobs of the same run.
 RUN = name_run(anew=workflow.is_main_process)
+# Snakemake tells its jobs --notemp, whatever it was told itself.
+KEEPS_SHARDS = config["keep_shards"] or tell_jobs(
+    KEEP_SHARDS, workflow.is_main_process and workflow.storage_settings.notemp
+)
 
 
 def find_standings():
@@ -247,6 +251,11 @@ def reused_datasets(wildcards):
     """Return the results of other datasets of this run that a dataset takes from: they come first."""
     own = {str(DatasetPaths.of(dataset).embeddings) for dataset in DATASETS}
     return [ancient(path) for path in REUSED[wildcards.dataset] if path in own]
+
+
+def shard_file(path):
+    """Return an output that Snakemake does not miss once it is merged."""
+    return path if config["keep_shards"] else temp(path)
 
 
 def checkpoint_directory(wildcards):

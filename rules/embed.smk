@@ -5,7 +5,7 @@ rule embed_shard:
         reused=reused_datasets,
         stale=stale_shard,
     output:
-        "results/{dataset}/shards/{scatteritem}.h5",
+        shard_file("results/{dataset}/shards/{scatteritem}.h5"),
     log:
         "results/{dataset}/logs/embed_shard/{scatteritem}.log",
     benchmark:

@@ -25,6 +25,10 @@ rule merge_shards:
         # Neither an output nor a log: it stays when the job fails, and when that is tried again.
         rejected=untracked(lambda wildcards: rejected_list(wildcards.dataset)),
         earlier=untracked(lambda wildcards: str(DatasetPaths.of(wildcards.dataset).earlier)),
+        # Their values would lie on disk twice.
+        checkpoints=untracked(
+            lambda wildcards: "" if KEEPS_SHARDS else checkpoint_root(wildcards.dataset)
+        ),
         config=untracked(config),
         origin=untracked(lambda wildcards: ASKED[wildcards.dataset].input),
     message:

@@ -6,6 +6,7 @@ from spotesm.merged.merge import MergeJob, merge_shards
 from spotesm.step import step
 
 with step(snakemake.log[0]):
+    checkpoints = snakemake.params.checkpoints
     merge_shards(
         MergeJob(
             shards=[Path(path) for path in snakemake.input.shards],
@@ -20,5 +21,6 @@ with step(snakemake.log[0]):
             config=snakemake.params.config,
             input=snakemake.params.origin,
             earlier=Path(snakemake.params.earlier),
+            checkpoints=Path(checkpoints) if checkpoints else None,
         )
     )

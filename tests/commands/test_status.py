@@ -75,7 +75,7 @@ def results(tmp_path: Path) -> Path:
         if progress:
             (folder / "progress.json").write_text(json.dumps(vars(progress)))
     with h5py.File(shards / "6-of-8.h5", "w") as file:
-        file["ordinals"] = np.arange(9)
+        file["records/ordinals"] = np.arange(9)
         file.attrs["n_embedded"] = 6
         file.attrs["n_reused"] = 5
     return tmp_path / "results"

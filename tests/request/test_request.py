@@ -19,6 +19,7 @@ NOT_ASKED = {
     *(
         "datasets",
         "shards",
+        "keep_shards",
         "replace",
         "reuse",
         "compression",

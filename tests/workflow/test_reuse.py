@@ -94,6 +94,28 @@ def test_a_dataset_s_own_past_is_used_unasked(
         assert name.startswith("new") or rows[name].tobytes() == before[name].tobytes()
 
 
+def test_values_lie_on_disk_once(folder: Path, records: list[tuple[str, str]]) -> None:
+    """A grown FASTA is computed from the merged file alone; then --notemp keeps the shards."""
+    write_fasta(folder / "d.fasta", records)
+    keys = {"datasets": {"d": "d.fasta"}, "outputs": ["mean", "residues"], "shards": 2}
+    embed(folder, "results/d/embeddings.h5", **keys)
+    sizes = {path: path.stat().st_size for path in folder.glob("results/d/**/*") if path.is_file()}
+    merged = sizes.pop(folder / "results/d/embeddings.h5")
+    fasta = sum(sizes.pop(path) for path in folder.glob("results/d/shards/*.fasta"))
+    assert merged > sum(len(s) for _, s in records) * 320 * 4
+    assert sum(sizes.values()) + fasta < 32_000
+
+    grown = [("new", "MKVLAW"), *records]
+    write_fasta(folder / "d.fasta", grown)
+    before = rows_of(folder)
+    embed(folder, "results/d/embeddings.h5", "--notemp", **keys)
+    assert counts_of(folder) == (16, 0, 1)
+    after = rows_of(folder)
+    assert [after[name].tobytes() for name in before] == [row.tobytes() for row in before.values()]
+    assert len(list(folder.glob("results/d/shards/*.h5"))) == 2
+    assert len(list(folder.glob("results/d/checkpoints/*/finished.*.h5"))) == 2
+
+
 def test_one_damaged_row_is_computed_anew(
     folder: Path, past: Path, records: list[tuple[str, str]], reference_residues: Reference
 ) -> None:

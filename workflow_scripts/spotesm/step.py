@@ -17,6 +17,7 @@ log = logging.getLogger(__name__)
 
 FAULTS = "SPOTESM_FAULTS"
 RUN = "SPOTESM_RUN"  # names a run of Snakemake, to all attempts at all its jobs
+KEEP_SHARDS = "SPOTESM_KEEP_SHARDS"  # whether the files of shards stay when they are merged
 
 
 def name_run(anew: bool) -> str:
@@ -28,6 +29,13 @@ def name_run(anew: bool) -> str:
     if anew or RUN not in os.environ:
         os.environ[RUN] = uuid.uuid4().hex
     return os.environ[RUN]
+
+
+def tell_jobs(name: str, is_so: bool) -> bool:
+    """Return whether something is so, which jobs of this run know by their environment."""
+    if is_so:
+        os.environ[name] = "1"
+    return name in os.environ
 
 
 @contextmanager

@@ -36,8 +36,8 @@ from spotesm.request.reuse import (
     units_held,
 )
 from spotesm.shards.checkpoints import BOUND
-from spotesm.shards.parts import FinishedFile, Part, finished_paths, part_paths
-from spotesm.shards.shard_file import ShardFile
+from spotesm.shards.parts import FinishedFile, Part, part_paths
+from spotesm.shards.shard_file import ShardFile, finished_paths
 from spotesm.shards.shard_writer import ShardWriter
 
 log = logging.getLogger(__name__)

@@ -32,7 +32,7 @@ from spotesm.request.outputs import LOGITS, offsets_of, output_of
 from spotesm.sequences.alphabet import name_tokens
 from spotesm.sequences.reasons import Reason
 from spotesm.sequences.rejected import TRANSLATE, read_rejected, writing_rejected
-from spotesm.shards.shard_file import REUSED, SEQUENCES, ShardFile
+from spotesm.shards.shard_file import REUSED, SEQUENCES, ShardFile, remove_merged
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class MergeJob:
         config: the settings of the run, kept in the file.
         input: what the records come from, kept in the file.
         earlier: the second name of what `output` replaces, removed in the end.
+        checkpoints: the folder with the checkpoints of the shards; None if their files are kept.
     """
 
     shards: Sequence[Path]
@@ -74,6 +75,7 @@ class MergeJob:
     config: dict
     input: Mapping = field(default_factory=dict)
     earlier: Path | None = None
+    checkpoints: Path | None = None
 
 
 def merge_shards(job: MergeJob) -> dict:
@@ -129,6 +131,8 @@ def merge_shards(job: MergeJob) -> dict:
     write_json(job.summary, summary)
     if job.earlier:
         job.earlier.unlink(missing_ok=True)
+    if job.checkpoints:
+        remove_merged(job.shards, job.checkpoints)
     log.info("%s", describe(summary))
     return summary
 

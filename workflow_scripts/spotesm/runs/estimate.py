@@ -41,6 +41,7 @@ COLUMNS = (
     "longest",
     "shards",
     "file",
+    "peak",
     "time",
 )
 
@@ -58,14 +59,15 @@ def count_reused(census: Census, past: Past, request: Request, weights: Path) ->
     return reused
 
 
-def count_bytes(census: Census, request: Request) -> int:
-    """Return the bytes of the values in the merged file, before compression."""
+def count_bytes(census: Census, request: Request, once: bool = False) -> int:
+    """Return the bytes of the values of all records, or once of each sequence, uncompressed."""
+    copies = np.ones_like(census.records_of) if once else census.records_of
     outputs = request.select()
     numbers = 0
     for key in outputs.keys:
         output = output_of(key)
         rows = request.count_rows(output, census.lengths)
-        numbers += census.estimate(rows * census.records_of) * output.width(request.architecture)
+        numbers += census.estimate(rows * copies) * output.width(request.architecture)
     return numbers * outputs.dtype.itemsize
 
 
@@ -126,6 +128,8 @@ def plan_run(
         of_dataset = replace(request, precision=noted or request.precision)
         reused = count_reused(census, pasts[dataset], of_dataset, weights)
         tokens = census.estimate(request.long_sequences.count_tokens(census.lengths[~reused]))
+        merged, past = count_bytes(census, request), pasts[dataset].merged
+        held = past.stat().st_size if past and past.exists() else 0
         if census.one_in > 1:
             sampled.append(f"{dataset}: about, from one in {census.one_in} of its sequences.\n")
         table.add_row(
@@ -137,7 +141,8 @@ def plan_run(
             f"{census.estimate(census.lengths * census.records_of):,}",
             f"{census.lengths.max(initial=0):,}",
             str(shards[dataset]),
-            str(filesize.decimal(count_bytes(census, request))),
+            str(filesize.decimal(merged)),
+            str(filesize.decimal(merged + count_bytes(census, request, once=True) + held)),
             duration(tokens / speed + shards[dataset] * seconds_to_start),
         )
     console = Console(width=120, record=True, file=io.StringIO())
@@ -149,7 +154,8 @@ def plan_run(
         f"and {seconds_to_start:.0f} s to start each shard.\n\n"
         f"{console.export_text()}\n{''.join(sampled)}"
         "Several devices share the time, up to one a shard. Repeated sequences are computed once, "
-        "reused ones\nnot at all."
+        "reused ones\nnot at all. The disk holds at the peak, when the shards are merged, their "
+        "files and an earlier\nresult, too."
     )
 
 

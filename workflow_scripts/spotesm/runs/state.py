@@ -93,7 +93,8 @@ def read_run(results: Path = RESULTS) -> list[ShardStatus]:
         for fasta in paths.shards:
             output, checkpoints = shard_file(fasta), paths.checkpoints / fasta.stem
             shard = read_shard(paths.name, fasta.stem, output, checkpoints, asked)
-            shards.append(replace(shard, state="done", share=1.0) if finished else shard)
+            # Its file goes when it is merged.
+            shards.append(replace(shard, state="done", detail="", share=1.0) if finished else shard)
     return shards
 
 
@@ -131,7 +132,7 @@ def read_shard(
         case "failed":
             return ShardStatus(dataset, shard, "failed", str(last.get("type", "")), **known)
         case "completed":  # its file is gone, and its parts with it
-            return ShardStatus(dataset, shard, "waiting", restarts=restarts)
+            return ShardStatus(dataset, shard, "waiting", **{**known, "share": None})
     if not now or now.pid != last.get("pid"):  # it still loads the model
         return ShardStatus(dataset, shard, "running", host, **known)
     silence = time.time() - now.time

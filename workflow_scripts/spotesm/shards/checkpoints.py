@@ -38,11 +38,11 @@ from spotesm.shards.parts import (
     Part,
     digest_file,
     digest_settings,
-    finished_paths,
     pack,
     part_number,
     part_paths,
 )
+from spotesm.shards.shard_file import finished_paths
 
 log = logging.getLogger(__name__)
 

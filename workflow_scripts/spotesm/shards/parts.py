@@ -26,11 +26,6 @@ def part_paths(folder: Path) -> list[Path]:
     return sorted(folder.glob("part-[0-9]*.*.pt"), key=part_number)
 
 
-def finished_paths(folder: Path) -> list[Path]:
-    """Return the shards' files that a folder keeps under a second name."""
-    return sorted(folder.glob("finished.*.h5"))
-
-
 class Part:
     """A part, open to be read: a row is a sequence.
 

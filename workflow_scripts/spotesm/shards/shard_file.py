@@ -167,3 +167,23 @@ class ShardFile:
     def read_all(self) -> Iterator[Results]:
         """Yield all that it holds."""
         yield from self.read(np.arange(self.n_sequences), self.outputs.keys)
+
+
+def finished_paths(folder: Path) -> list[Path]:
+    """Return the shards' files that a folder of checkpoints keeps under a second name."""
+    return sorted(folder.glob("finished.*.h5"))
+
+
+def remove_merged(shards: Sequence[Path], checkpoints: Path) -> None:
+    """Remove the files of shards under all their names, and those of earlier splits.
+
+    Args:
+        shards: those that have just been merged.
+        checkpoints: the folder with the checkpoints of all shards.
+    """
+    for folder in {path.parent for path in shards}:
+        for path in folder.glob("*-of-*.h5"):
+            path.unlink(missing_ok=True)
+    for folder in checkpoints.glob("*-of-*"):
+        for path in finished_paths(folder):
+            path.unlink(missing_ok=True)
