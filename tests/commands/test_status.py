@@ -301,7 +301,7 @@ def test_foreign_files_in_the_place_of_a_shard_s(
     else:
         with h5py.File(path, "w") as file:
             if content != "no datasets":
-                file["ordinals"] = 5 if content == "a scalar" else np.arange(3)
+                file["records/ordinals"] = 5 if content == "a scalar" else np.arange(3)
                 file.attrs["n_embedded"] = "x" if content == "odd attribute" else 2
     shard = read_run(results)[number - 1]
     assert (shard.state, shard.rejected) == ("done", 0)

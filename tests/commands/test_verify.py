@@ -93,7 +93,7 @@ def dataset(tmp_path: Path) -> Dataset:
         writer.attrs.update({name: as_attribute(value) for name, value in settings.items()})
         writer.attrs.update(fingerprint=json.dumps(settings), weights="untrained")
         writer.attrs.update(n_records=N + len(REJECTED), n_rejected=len(REJECTED), embedding_dim=D)
-        writer.attrs.update(config="{}", biologically_meaningful=False)
+        writer.attrs.update(config="{}", rejected_on="[]", biologically_meaningful=False)
         restate_all(writer)
     return Dataset(file, fasta, rejected)
 
@@ -513,7 +513,7 @@ def test_files_that_are_no_embeddings(dataset: Dataset, tmp_path: Path) -> None:
     with h5py.File(tmp_path / "other", "w") as file:
         file["x"] = 1
     with h5py.File(tmp_path / "shard", "w") as file:
-        file["ordinals"] = [0]
+        file["records/ordinals"] = [0]
         file.attrs["fingerprint"] = "{}"
     with h5py.File(tmp_path / "odd", "w") as file:
         file.attrs["format"] = [b"spotesm", b"spotesm"]

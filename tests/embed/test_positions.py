@@ -246,11 +246,15 @@ def test_a_stop_while_parts_are_read_back(
     assert values_of(job) == values_of(whole)
 
 
-def test_a_stop_while_the_end_is_written_lets_the_job_finish(
-    job: ShardJob, whole: ShardJob, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["finish", "_write_records"])
+def test_a_stop_while_the_end_is_written_or_checked_loses_nothing(
+    job: ShardJob, whole: ShardJob, monkeypatch: pytest.MonkeyPatch, method: str
 ) -> None:
     with monkeypatch.context() as patched:
-        stop_at(patched, "finish", 1)
-        embed_shard(job)
-    assert journal_of(job)[-1]["event"] == "completed"
+        stop_at(patched, method, 1)
+        with pytest.raises(Preempted):
+            embed_shard(job)
+    assert journal_of(job)[-1]["event"] == "stopped"
+    assert not job.output.exists()
+    assert resume(job) == 0
     assert values_of(job) == values_of(whole)

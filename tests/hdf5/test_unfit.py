@@ -50,8 +50,8 @@ def test_another_device_may_try(file: h5py.File, tmp_path: Path) -> None:
 
 def test_a_file_without_them_says_so(tmp_path: Path) -> None:
     with h5py.File(tmp_path / "x.h5", "w") as file:
-        assert read_devices(file.attrs) == []  # as of before there was the attribute
         write_unfit(file, {})
+        assert read_devices(file.attrs) == []
         assert file.attrs["rejected_on"] == "[]"
         assert not may_be_tried(file.attrs, T4)
         assert read_unfit(file) is None

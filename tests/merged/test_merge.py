@@ -44,7 +44,8 @@ def write_shard(path: Path, ordinals: list[int], overlap: int = 8) -> None:
         table["lengths"] = (ordinals + 1).astype(np.int32)
         table["digests"] = np.repeat(ordinals[:, None], 16, axis=1).astype(np.uint8)
         table["windows"] = np.ones(len(ordinals), np.int32)
-        table["mean/6"] = ordinals[:, None] + np.arange(DIM, dtype=np.float32) / 8
+        values = ordinals[:, None] + np.arange(DIM) / 8
+        table["mean/6"] = values.astype(np.float32)
         table.create_dataset("reasons", data=reasons, dtype=text)
         table.create_dataset("details", data=[r and "NaN" for r in reasons], dtype=text)
         sums = [zlib.crc32(row.tobytes()) for row in table["mean/6"][:]]

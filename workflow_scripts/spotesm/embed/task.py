@@ -105,6 +105,11 @@ class Task:
         """What goes through the model."""
         return self.request.select()
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """The precision of matrix products, as torch calls it."""
+        return getattr(torch, self.request.precision)
+
     @cached_property
     def tokens(self) -> np.ndarray:
         """What each sequence of the shard costs, (u,)."""
@@ -125,7 +130,7 @@ class Task:
         """
         if self.device.type == "cpu":
             keep_freed_memory()
-        if self.request.engine == PACKED and dtype == getattr(torch, self.request.precision):
+        if self.request.engine == PACKED and dtype == self.dtype:
             folder = self.job.prepared or default_folder()
             return start_packed(self.weights, self.device, dtype, folder, check_stop)
         # Nothing is kept of another precision, which few sequences need.

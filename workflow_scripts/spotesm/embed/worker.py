@@ -4,6 +4,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import cache, partial
 from itertools import takewhile
 
@@ -53,20 +54,13 @@ def embed_shard(job: ShardJob) -> None:
                 journal_attempt(
                     *(checkpoints, task.shard, device, task.hardware, job.restart)
                 ) as attempt,
-                create_shard_file(task) as writer,
+                create_shard_file(task, stop) as writer,
             ):
                 write_done(task, checkpoints, writer, stop)
                 write_earlier(task, writer, stop)
                 progress = Progress(task, writer.done, writer.n_reused, attempt.number)
-                remaining = embed_remaining(task, checkpoints, attempt, stop, progress, writer)
                 try:
-                    for batch, found in remaining:
-                        results = found.on(task.hardware)
-                        if job.checkpointing:
-                            checkpoints.add(results)
-                        writer.add(results)
-                        writer.file.check()
-                        progress.advance(batch, results)
+                    embed_rest(task, checkpoints, attempt, stop, progress, writer)
                 finally:
                     checkpoints.flush()  # whatever ended the work, what it computed is kept
                     progress.end()
@@ -83,6 +77,7 @@ def embed_shard(job: ShardJob) -> None:
                         "attempts": attempt.number,
                         "seconds": progress.seconds,
                     },
+                    check_stop=stop.leave_if_asked,
                 )
             if job.checkpointing:
                 checkpoints.keep_finished(job.output)
@@ -90,91 +85,107 @@ def embed_shard(job: ShardJob) -> None:
                 checkpoints.remove_parts()
 
 
-def embed_remaining(
+@dataclass(frozen=True)
+class Work:
+    """Batches to embed, for some outputs.
+
+    Attributes:
+        units: of the outputs, see `Outputs.units`.
+        batches: the sequences (k,) of each.
+        alone: whether each is of one sequence, that was in flight when CUDA failed.
+    """
+
+    units: list[str]
+    batches: list[np.ndarray]
+    alone: bool
+
+
+def embed_rest(
     task: Task,
     checkpoints: Checkpoints,
     attempt: Attempt,
     stop: StopRequest,
     progress: Progress,
     writer: ShardWriter,
-) -> Iterator[tuple[np.ndarray, Results]]:
-    """Yield the indices and results of one batch after another, until all is done or a stop asked.
+) -> None:
+    """Embed what is not done, one batch after another, until all is or a stop is asked for.
 
-    What can only be rejected comes first. Then, of the sequences that lack the same outputs, and of
-    those outputs alone: one by one what was in flight when CUDA failed, and the rest.
+    What can only be rejected comes first.
     """
-    if progress.done.all():
-        return
-    settled = progress.done.copy()
-    for which, reason in find_hopeless(task, attempt, settled):
-        settled[which] = True
-        yield which, rejected(task.shard.digests[which], reason)
-    if settled.all():
-        return
 
-    # Once, however many groups there are.
+    def store(which: np.ndarray, found: Results) -> None:
+        results = found.on(task.hardware)
+        if task.job.checkpointing:
+            checkpoints.add(results)
+        writer.add(results)
+        writer.file.check()
+        progress.advance(which, results)
+
+    for which, reason in find_hopeless(task, attempt, writer.done):
+        store(which, rejected(task.shard.digests[which], reason))
+    if writer.done.all():
+        return
+    # Once, however many works there are.
     load_model = cache(partial(task.load_model, check_stop=stop.leave_if_asked))
-    for units, which in list(writer.group_by_lack()):
-        encoder = start_encoder(task, units, load_model, checkpoints, stop, progress)
-        checkpoints.fix_token_budget(
-            task.job.tokens_per_batch,
-            lambda model=encoder.model: choose_token_budget(
-                model, task.outputs, task.request.long_sequences.window
-            ),
-        )
-        others = np.ones_like(settled)
-        others[which] = settled[which]
-        keys = task.outputs.keys_of(units)
-        for batch, results in embed_group(task, encoder, checkpoints, attempt, stop, others):
-            yield batch, results.only(keys)
+    checkpoints.fix_token_budget(
+        task.job.tokens_per_batch,
+        lambda: choose_token_budget(
+            load_model(task.dtype), task.outputs, task.request.long_sequences.window
+        ),
+    )
+    for work in list_work(task, attempt, writer, checkpoints.token_budget):
         if stop:
             return
-
-
-def embed_group(
-    task: Task,
-    encoder: Encoder,
-    checkpoints: Checkpoints,
-    attempt: Attempt,
-    stop: StopRequest,
-    settled: np.ndarray,
-) -> Iterator[tuple[np.ndarray, Results]]:
-    """Yield the indices and results of one batch after another, but for settled ones, (u,) bool."""
-    suspects = attempt.suspects[~settled[attempt.suspects]]
-    settled[suspects] = True
-    token_budget = checkpoints.token_budget
-    if len(suspects):
-        log.warning("%d sequences were in flight when CUDA failed: one by one", len(suspects))
-        trial = Batch.of([b"M"])  # a broken GPU must not be blamed on them
-        list(encoder.embed_each([trial], token_budget))
-    one_by_one = list(suspects.reshape(-1, 1))
-    rest = plan_remaining(task, token_budget, settled)
-    for batches, ahead in ((one_by_one, False), (rest, True)):
-        launching = attempt.launching(takewhile(lambda _: not stop, batches))
+        encoder = start_encoder(task, work.units, load_model, checkpoints, stop, progress)
+        if work.alone:
+            n = len(work.batches)
+            log.warning("%d sequences were in flight when CUDA failed: one by one", n)
+            trial = Batch.of([b"M"])  # a broken GPU must not be blamed on them
+            list(encoder.embed_each([trial], checkpoints.token_budget))
+        keys = task.outputs.keys_of(work.units)
+        launching = attempt.launching(takewhile(lambda _: not stop, work.batches))
         reading = (read_batch(task.shard, batch) for batch in launching)
-        embedded = encoder.embed_each(reading, checkpoints.token_budget, ahead)
-        for batch, results in zip(batches, embedded, strict=False):  # fewer, when a stop was asked
+        embedded = encoder.embed_each(reading, checkpoints.token_budget, not work.alone)
+        for batch, results in zip(work.batches, embedded, strict=False):  # fewer after a stop
             attempt.landed()
-            yield batch, results
+            store(batch, results.only(keys))
+
+
+def list_work(task: Task, attempt: Attempt, writer: ShardWriter, token_budget: int) -> list[Work]:
+    """Return what is to be embedded, by the outputs that sequences lack together.
+
+    Of each, what was in flight when CUDA failed comes first, one by one.
+    """
+    works = []
+    for units, which in writer.group_by_lack():
+        alone = which[np.isin(which, attempt.suspects)]
+        if len(alone):
+            works.append(Work(units, list(alone.reshape(-1, 1)), alone=True))
+        others = np.ones(len(task.shard.digests), bool)
+        others[np.setdiff1d(which, alone)] = False
+        if batches := plan_remaining(task, token_budget, others):
+            works.append(Work(units, batches, alone=False))
+    return works
 
 
 def find_hopeless(
-    task: Task, attempt: Attempt, settled: np.ndarray
-) -> Iterator[tuple[np.ndarray, Reason]]:
-    """Yield sequences (k,) that are rejected without a try, and why, but for settled ones.
+    task: Task, attempt: Attempt, done: np.ndarray
+) -> list[tuple[np.ndarray, Reason]]:
+    """Return sequences (k,) that are rejected without a try, and why, but for those done, (u,).
 
     Those are what has killed two attempts and, if the config says so, what is too long.
     """
-    condemned = np.zeros_like(settled)
+    condemned = np.zeros_like(done)
     condemned[attempt.condemned] = True
     long = task.request.long_sequences
     too_long = long.rejects(task.shard.lengths) & ~condemned
-    for which, reason in (
+    found = (
         (condemned, Reason(CUDA_RUNTIME, "killed two attempts")),
         (too_long, Reason(TOO_LONG, f"more than {long.window} residues")),
-    ):
-        if (which & ~settled).any():
-            yield np.flatnonzero(which & ~settled), reason
+    )
+    return [
+        (np.flatnonzero(which & ~done), reason) for which, reason in found if (which & ~done).any()
+    ]
 
 
 def read_batch(shard: Shard, which: np.ndarray) -> Batch:
@@ -195,7 +206,7 @@ def start_encoder(
     outputs = task.outputs.narrow(units)
     encoder = Encoder(
         load_model=load_model,
-        dtype=getattr(torch, precision),
+        dtype=task.dtype,
         outputs=outputs,
         long_sequences=task.request.long_sequences,
         on_smaller_budget=checkpoints.lower_token_budget,
@@ -226,13 +237,13 @@ def is_complete(task: Task) -> bool:
 
 
 @contextmanager
-def create_shard_file(task: Task) -> Iterator[ShardWriter]:
+def create_shard_file(task: Task, stop: StopRequest) -> Iterator[ShardWriter]:
     """Yield a writer to a temporary file, which gets its name if it proves complete."""
     embedding_dim = task.weights.architecture.embedding_dim
     with replacing(task.job.output) as temporary:
         with WrittenFile(temporary) as file:
             yield ShardWriter(file, task.shard, task.request, embedding_dim)
-        check_shard(temporary, task.shard, task.settings)
+        check_shard(temporary, task.shard, task.settings, stop.leave_if_asked)
 
 
 def write_done(

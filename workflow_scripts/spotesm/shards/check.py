@@ -1,6 +1,6 @@
 """Whether a shard's file holds what it must, before anything relies on it."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,16 @@ from spotesm.shards.shard_file import (
 from spotesm.shards.shard_writer import as_attribute, in_blocks
 
 
-def check_shard(path: Path, shard: Shard, settings: dict) -> None:
+def check_shard(
+    path: Path, shard: Shard, settings: dict, check_stop: Callable[[], None] = lambda: None
+) -> None:
     """Check that a shard file holds what was computed, or a reason, for each sequence of `shard`.
 
     Some thousand rows are in memory at a time. Ragged values are checked for having their places;
     the merge, which reads them all, checks that they are those that were computed.
+
+    Args:
+        check_stop: called after each of the blocks.
 
     Raises:
         IncompleteError: it does not, or was computed with other settings.
@@ -38,7 +43,7 @@ def check_shard(path: Path, shard: Shard, settings: dict) -> None:
         with open_hdf5(path) as file:
             read_structure(file)
         with ShardFile(path) as held:
-            problem = next(_find_problems(held, shard, settings), None)
+            problem = next(_find_problems(held, shard, settings, check_stop), None)
     except Unusable as error:
         problem = str(error)
     except DAMAGE as error:
@@ -49,7 +54,9 @@ def check_shard(path: Path, shard: Shard, settings: dict) -> None:
         raise IncompleteError(f"{path}: {problem}")
 
 
-def _find_problems(held: ShardFile, shard: Shard, settings: dict) -> Iterator[str]:
+def _find_problems(
+    held: ShardFile, shard: Shard, settings: dict, check_stop: Callable[[], None]
+) -> Iterator[str]:
     """Yield what is wrong; what comes after the first problem relies on that one's absence."""
     attributes = held.attributes
     if held.settings != settings:
@@ -68,6 +75,7 @@ def _find_problems(held: ShardFile, shard: Shard, settings: dict) -> Iterator[st
     embedded = np.zeros(len(shard.digests), bool)
     devices: set[int] = set()
     for rows in _blocks(len(shard.digests)):
+        check_stop()
         embedded[rows] = held.sequences.read("reasons", rows.start, rows.stop) == b""
         yield from _find_problems_of_sequences(held, shard, rows, embedded[rows])
         if REJECTED_ON in columns:

@@ -5,7 +5,7 @@ import json
 import math
 import os
 import tempfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
@@ -129,12 +129,15 @@ class ShardWriter:
         for checksums in self._checksums.values():
             checksums[row] = 0
 
-    def finish(self, settings: dict, facts: dict) -> None:
+    def finish(
+        self, settings: dict, facts: dict, check_stop: Callable[[], None] = lambda: None
+    ) -> None:
         """Add what is known of sequences and records, once every sequence has its result.
 
         Args:
             settings: what determined the numbers; attributes, lists and mappings as JSON.
             facts: where the weights came from and how the work went; attributes.
+            check_stop: called now and then.
 
         Raises:
             IncompleteError: some sequence has none.
@@ -143,8 +146,8 @@ class ShardWriter:
             raise IncompleteError(
                 f"{self.shard.path}: {missing} sequences have no result; run the same command again"
             )
-        self._write_sequences(self.file[SEQUENCES])
-        self._write_records(self.file.create_group(RECORDS))
+        self._write_sequences(self.file[SEQUENCES], check_stop)
+        self._write_records(self.file.create_group(RECORDS), check_stop)
         attributes = self.file.attrs
         attributes.update({name: as_attribute(value) for name, value in settings.items()})
         attributes.update(facts)
@@ -153,8 +156,9 @@ class ShardWriter:
         rejected = np.isin(self.shard.sequence_of_record, list(self._reasons))
         attributes["n_embedded"] = np.count_nonzero(~rejected)
 
-    def _write_sequences(self, table: h5py.Group) -> None:
+    def _write_sequences(self, table: h5py.Group, check_stop: Callable[[], None]) -> None:
         for key, values in self._values.items():
+            check_stop()
             if isinstance(values, _Ragged):
                 offsets = values.finish()  # the same for all layers
                 if offsets_of(output_of(key)) not in table:
@@ -179,7 +183,7 @@ class ShardWriter:
             table[REUSED] = self._origin
             self.file.attrs["reused_from"] = self._origins
 
-    def _write_records(self, table: h5py.Group) -> None:
+    def _write_records(self, table: h5py.Group, check_stop: Callable[[], None]) -> None:
         shard = self.shard
         n = len(shard.ordinals)
         table["ordinals"] = shard.ordinals
@@ -189,6 +193,7 @@ class ShardWriter:
         id_keys = table.create_dataset("id_keys", n, np.uint64)
         start = 0
         for block in in_blocks(shard.read_ids()):
+            check_stop()
             texts = np.array([text.encode() for text in block], object)
             ids[start : start + len(block)] = texts.astype(type_of_id)
             id_keys[start : start + len(block)] = keys_of_hashes(map(hash_bytes, texts))
