@@ -9,6 +9,8 @@ os.environ.update(OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 if "PYTEST_XDIST_WORKER" not in os.environ:
     _HUB = tempfile.TemporaryDirectory(prefix="spotesm-tests-")
     os.environ["TORCH_HOME"] = _HUB.name
+    # What torch compiles for a processor is not for one with fewer instructions.
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(_HUB.name, "inductor")
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
