@@ -8,7 +8,7 @@ from shards import parts_of
 from spotesm.base.durable import read_json
 from spotesm.embed.task import ShardJob
 from spotesm.shards.checkpoints import Thresholds, open_checkpoints
-from spotesm.shards.parts import finished_paths
+from spotesm.shards.shard_file import finished_paths
 from tiny_shard import RECORDS, job_beside, lay_out_parts, resume, sequences_in, values_of
 
 NEVER = Thresholds(1 << 40, 1e9, 1 << 60)
