@@ -33,6 +33,7 @@ from spotesm.request.labels import read_labels
 from spotesm.request.request import Request
 from spotesm.request.reuse import find_reused
 from spotesm.step import KEEP_SHARDS, name_run, tell_jobs
+from spotesm.runs.configs import check_configs
 from spotesm.runs.environment import complete_environment
 from spotesm.runs.explain import describe_results, explain_failures
 from spotesm.runs.asked import ask, is_manifest_of
@@ -106,6 +107,7 @@ def find_standings():
     if not workflow.is_main_process:
         return {}
     try:
+        check_configs(os.environ)
         standings = judge_results(ASKED, config["replace"])
     except UserError as error:
         raise WorkflowError(printable(str(error))) from None
@@ -298,6 +300,7 @@ def begin_run():
     """Keep other runs away from the datasets, and let jobs save when this process is told to stop."""
     try:
         occupy(LOCKS, DATASETS)
+        check_configs(os.environ)
         check_unchanged(STANDINGS)
     except UserError as error:
         raise WorkflowError(printable(str(error))) from None

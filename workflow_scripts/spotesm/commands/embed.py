@@ -73,4 +73,4 @@ def embed(
     options += ["--resources", f"gpu={gpus}"] if gpus else []
     options += find_profile(profile) if profile else []
     quiet = not (dry_run or verbose)
-    run([*snakemake_line(paths, directory, options, quiet), *snakemake], directory)
+    run([*snakemake_line(paths, directory, options, quiet), *snakemake], directory, paths)

@@ -48,4 +48,4 @@ def plan(
     # What lies there is replaced by nothing that is only planned.
     options = ["--config", "replace=true"]
     line = snakemake_line(configs, directory, options, quiet=True)
-    run([*line, "plan_run", *snakemake], directory)
+    run([*line, "plan_run", *snakemake], directory, configs)

@@ -27,6 +27,7 @@ from spotesm.request.config import (
 from spotesm.request.fasta_files import find_fasta, is_pipe, spool
 from spotesm.request.reuse import find_result, find_reused
 from spotesm.runs.asked import ask
+from spotesm.runs.configs import note_configs
 from spotesm.runs.environment import complete_environment, default_profile, describe_profiles
 from spotesm.runs.identity import judge_results
 from spotesm.runs.occupancy import wait_until_free
@@ -373,13 +374,15 @@ def find_profile(name: str) -> list[str]:
     return ["--workflow-profile", str(folder.resolve())]
 
 
-def run(line: Sequence[str], directory: Path) -> None:
+def run(line: Sequence[str], directory: Path, configs: Sequence[Path]) -> None:
     """Say the command, run it, and leave as it does.
 
     Args:
         directory: of the run.
+        configs: which it names.
     """
     environment = dict(os.environ)
+    note_configs(environment, configs)
     said = complete_environment(environment, directory)
     for text in (*said, *describe_profiles(environment, line), shlex.join(line)):
         click.echo(text, err=True)
