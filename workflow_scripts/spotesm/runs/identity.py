@@ -365,7 +365,10 @@ def _compare_input(file: h5py.File, asked: Asked) -> tuple[list[str], bool]:
         not asked.reading.get("genetic_code") and holds_all(asked.files, _read_records(file))
     ):
         return ["the input has more records"], False
-    return [f"it has records of {names} that {', '.join(asked.files[:3])} lacks"], True
+    ours = ", ".join(asked.files[:3])
+    if asked.reading.get("genetic_code"):
+        return [f"the contigs of {ours} are not those of {names} with more behind them"], True
+    return [f"it has records of {names} that {ours} lacks"], True
 
 
 def _reading(reading: Mapping) -> str:
