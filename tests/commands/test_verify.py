@@ -22,7 +22,7 @@ from shards import make_request
 from spotesm.__main__ import main
 from spotesm.base.paths import weights_manifest as weights_manifest_of
 from spotesm.commands import verify
-from spotesm.hdf5 import integrity
+from spotesm.merged import integrity
 from spotesm.merged.reader import opened
 from spotesm.model import independent
 from spotesm.sequences.digests import digest_sequence

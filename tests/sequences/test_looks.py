@@ -154,6 +154,13 @@ def test_proteins_are_taken_however_they_are_written(protein: str, layout: str) 
     assert normalise(Record(b"x", written.encode(), b"")).sequence == protein.encode()
 
 
+def test_a_reading_frame_of_repeats_is_one() -> None:
+    record = Record(b"c|frame+1|1-123", b"C" * 40, b"")
+    assert normalise(record).sequence == record.raw
+    with pytest.raises(RejectedSequence, match="secondary structure"):
+        normalise(record._replace(name=b"c"))
+
+
 @given(st.integers(0, 1 << 32), st.integers(1, 150), st.sampled_from(sorted(LAYOUTS)))
 def test_random_proteins_are_taken(seed: int, length: int, layout: str) -> None:
     protein = random_sequence(random.Random(seed), length)

@@ -34,6 +34,7 @@ _CODE_SET = frozenset(_CODES)
 _BEGINS_WITH_CODE = re.compile(
     rb"[^A-Za-z]*(?:[A-Za-z]{1,4}[^A-Za-z]+)?(?:%s)" % b"|".join(_CODES), re.IGNORECASE
 )
+_ORF = re.compile(rb"\|frame[+-][1-3]\|\d+-\d+$")
 _LETTERS = re.compile(rb"[A-Za-z]+")
 LEAST_CODES = 0.8  # of all there is
 LEAST_TITLED, LEAST_SEPARATED, LEAST_GLUED = 2, 3, 4
@@ -95,7 +96,12 @@ def is_nucleic_acid(sequence: bytes, description: bytes) -> bool:
 
 
 def look_at_letters(name: bytes, letters: bytes) -> Look | None:
-    """Return what a normal sequence looks like if it is none: codes, or secondary structure."""
+    """Return what a normal sequence looks like if it is none: codes, or secondary structure.
+
+    A reading frame is one, whatever repeats it is of: `translate_contigs` wrote it.
+    """
+    if _ORF.search(name):
+        return None
     if _is_three_letters(letters):
         return Look(THREE_LETTERS, 1)
     if _is_secondary_structure(name, letters):
