@@ -24,11 +24,12 @@ import h5py
 import numpy as np
 from proteins import LENGTH_QUANTILES
 from spotesm import Embeddings
+from spotesm.base.paths import DatasetPaths
 from spotesm.hdf5.writing import WrittenFile
 from spotesm.merged.index import check_index
 from spotesm.merged.integrity import check_values
 from spotesm.merged.merge import MergeJob, merge_shards
-from spotesm.request.inputs import choose_shards
+from spotesm.request.inputs import choose_split
 from spotesm.request.request import Request
 from spotesm.request.results import Results
 from spotesm.sequences.digests import as_bytes, from_bytes
@@ -67,7 +68,9 @@ def measure(folder: Path, options: argparse.Namespace) -> None:
     n = options.records
     fasta = folder / "in.fasta"
     step("FASTA is made", write_fasta, fasta, n)
-    options.shards = options.shards or choose_shards({"in": [str(fasta)]}, folder)
+    options.shards = (
+        options.shards or choose_split("auto", [str(fasta)], DatasetPaths(folder)).shards
+    )
     print(f"  {fasta.stat().st_size / 1e9:.2f} GB, {options.shards} shards")
     took = step("split", split, folder, options.shards)
     print(f"  {n / took:,.0f} records/s of CPU time")
