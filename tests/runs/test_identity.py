@@ -322,9 +322,14 @@ def test_one_refusal_names_all() -> None:
 
 
 @pytest.mark.usefixtures("folder")
-def test_finished_is_what_was_asked_last() -> None:
+def test_finished_is_what_was_asked_last(monkeypatch: pytest.MonkeyPatch) -> None:
     paths = DatasetPaths.of("d")
     assert is_finished(paths)
+    with open("d.fasta", "a") as file:
+        file.write(">new\nMKV\n")
+    asked_of().write(paths.asked)
+    monkeypatch.setattr("spotesm.runs.identity.holds_all", None)  # too long for every look
+    assert not is_finished(paths)
     asked_of(precision="bfloat16").write(paths.asked)
     assert not is_finished(paths)
     paths.asked.write_text("[]")

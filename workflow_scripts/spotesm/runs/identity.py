@@ -100,9 +100,14 @@ def find_standing(paths: DatasetPaths, asked: Asked) -> Standing:
 def is_finished(paths: DatasetPaths) -> bool:
     """Whether a dataset's merged file is what was last asked for, as `Asked.write` noted it."""
     asked = Asked.read(paths.asked)
+    if asked is None or not paths.embeddings.exists():
+        return False
     try:
-        return asked is not None and find_standing(paths, asked).state == DONE
-    except InputError:
+        with open_checked(paths.embeddings) as file:  # asked again and again while a run works
+            if json.loads(file.attrs["input"])["contents"] != asked.contents:
+                return False
+        return find_standing(paths, asked).state == DONE
+    except (InputError, *DAMAGE):
         return False
 
 
