@@ -75,7 +75,7 @@ try:
     for path in OWN_FILES["labels"]:
         read_labels(Path(path))  # what is wrong with it is better known now
     OWN_CONTENTS = {kind: know_by_content(files) for kind, files in OWN_FILES.items()}
-    ASKED = ask(config)
+    ASKED = ask(config, FASTA)
 except UserError as error:
     raise WorkflowError(printable(str(error))) from None
 

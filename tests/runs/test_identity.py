@@ -20,7 +20,8 @@ from spotesm.base.durable import replacing
 from spotesm.base.failures import ConfigError, InputError
 from spotesm.base.paths import DatasetPaths
 from spotesm.machine.nvidia import describe_local
-from spotesm.request.config import check_config
+from spotesm.request.config import Dataset, check_config
+from spotesm.request.fasta_files import find_fasta
 from spotesm.runs.asked import Asked, ask
 from spotesm.runs.identity import (
     ABSENT,
@@ -91,7 +92,7 @@ def folder(finished: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> P
 
 def asked_of(name: str = "d", **keys: object) -> Asked:
     config = check_config({**CONFIG, "datasets": {name: f"{name}.fasta"}, **keys})
-    return ask(config)[name]
+    return ask(config, {name: find_fasta(Dataset.of_config(config, name).fasta, name)})[name]
 
 
 def standing(name: str = "d", **keys: object) -> str:

@@ -325,8 +325,8 @@ def check_results(configs: Mapping[str, Mapping], directory: Path, wait: bool) -
         if wait:
             wait_until_free(there, partial(click.echo, err=True))
         config = check_config(merge_configs(configs.values()))
-        asked = {name: wanted for name, wanted in ask(config).items() if name in there}
-        judge_results(asked, config["replace"])
+        fasta = {name: find_fasta(Dataset.of_config(config, name).fasta, name) for name in there}
+        judge_results(ask(config, fasta), config["replace"])
 
 
 # -- the line --------------------------------------------------------------------------------------

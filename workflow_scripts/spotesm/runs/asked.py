@@ -7,7 +7,6 @@ from pathlib import Path
 from spotesm.base.durable import read_json, write_json
 from spotesm.base.paths import weights_manifest
 from spotesm.request.config import Dataset, compression_filter, own_files
-from spotesm.request.fasta_files import find_fasta
 from spotesm.request.inputs import know_by_content
 from spotesm.request.request import Request
 
@@ -69,8 +68,11 @@ class Asked:
         )
 
 
-def ask(config: Mapping) -> dict[str, Asked]:
+def ask(config: Mapping, fasta: Mapping[str, list[str]]) -> dict[str, Asked]:
     """Return what a checked config asks, by dataset; looks at all files that it names.
+
+    Args:
+        fasta: the input files of each dataset, as `find_fasta` found them.
 
     Raises:
         ConfigError, InputError: one is not there, or cannot be read.
@@ -79,9 +81,8 @@ def ask(config: Mapping) -> dict[str, Asked]:
     manifest = weights_manifest(model["name"], model["weights"], model["adapter"])
     contents = know_by_content(own_files(config)["weights"])
     asked = {}
-    for name in config["datasets"]:
+    for name, files in fasta.items():
         dataset = Dataset.of_config(config, name)
-        files = find_fasta(dataset.fasta, name)
         asked[name] = Asked(
             request=Request.of_config(config),
             weights=" + ".join(filter(None, (model["weights"], model["adapter"]))),

@@ -329,21 +329,15 @@ def _compare_model(theirs: Mapping, source: str, asked: Asked) -> Iterator[str]:
 
 
 def _find_lost_rows(file: h5py.File, theirs: Mapping, ours: LongSequences) -> Iterator[str]:
-    """Yield why rows would be others under another policy for long sequences.
-
-    Sequences that fit into the window of both go through whole, whatever the policies.
-    """
+    """Yield why rows would be others under another policy for long sequences."""
     before = LongSequences(**theirs)
     if before == ours:
         return
-    policy = (before.policy, before.window, before.overlap)
-    fits_both = min(before.window, ours.window)
-    another = policy != (ours.policy, ours.window, ours.overlap)
     smaller = before.out_of_memory == SMALLER_WINDOWS != ours.out_of_memory
     for start in range(0, len(file["lengths"]), ROWS_AT_ONCE):
         lengths = file["lengths"][start : start + ROWS_AT_ONCE]
         windows = file["windows"][start : start + ROWS_AT_ONCE]
-        if (another and (lengths > fits_both).any()) or (
+        if not ours.cuts_like(before, lengths).all() or (
             smaller and (windows > before.count_windows(lengths)).any()
         ):
             yield f"its long sequences went through as {_text(before)}; asked for is {_text(ours)}"
