@@ -17,7 +17,7 @@ import pytest
 from sequences import random_sequence, write_fasta
 from snakemake_runs import REPOSITORY, link_weights, snakemake, write_config
 from spotesm.base.durable import replacing
-from spotesm.base.failures import ConfigError, InputError
+from spotesm.base.failures import ConfigError, InputError, WeightsError
 from spotesm.base.paths import DatasetPaths
 from spotesm.machine.nvidia import describe_local
 from spotesm.request.config import Dataset, check_config
@@ -28,6 +28,7 @@ from spotesm.runs.identity import (
     DONE,
     REFUSED,
     TO_DO,
+    check_same_weights,
     check_unchanged,
     find_standing,
     is_finished,
@@ -305,6 +306,37 @@ def test_what_is_none_of_ours_is_named() -> None:
         file["mine"] = [1]
     with pytest.raises(InputError, match=r"results/d/embeddings\.h5: not a file of spotESM"):
         standing()
+
+
+@pytest.mark.usefixtures("folder")
+def test_weights_that_are_first_seen_late_are_compared_all_the_same() -> None:
+    """With each file that is to hold more, but for those that hold nothing whole."""
+    manifest = Path("manifest.json")
+    results = [Path(f"results/{name}/embeddings.h5") for name in ("d", "short")]
+    with h5py.File(results[0]) as file:
+        manifest.write_text(json.dumps({"sha256": file.attrs["weights_sha256"]}))
+    check_same_weights(manifest, results)
+    manifest.write_text(json.dumps({"sha256": "f" * 64}))
+    with pytest.raises(WeightsError, match=r"results/d/embeddings\.h5 .*other weights \(untrained"):
+        check_same_weights(manifest, results)
+    results[0].write_bytes(results[0].read_bytes()[:-100])
+    with pytest.raises(WeightsError, match=r"results/short/embeddings\.h5"):
+        check_same_weights(manifest, results)
+    check_same_weights(manifest, results[:1])
+
+
+@pytest.mark.usefixtures("folder")
+@pytest.mark.parametrize("place", [0, 4, -1])
+def test_one_long_sequence_is_enough(place: int) -> None:
+    """Wherever it is among short ones."""
+    with h5py.File("results/d/embeddings.h5", "r+") as file:
+        file["lengths"][:] = 9
+    assert standing(long_sequences=policy("truncate")) == TO_DO
+    with h5py.File("results/d/embeddings.h5", "r+") as file:
+        lengths = file["lengths"][:]
+        lengths[place] = 50
+        file["lengths"][:] = lengths
+    assert standing(long_sequences=policy("truncate")) == REFUSED
 
 
 @pytest.mark.usefixtures("folder")
