@@ -218,8 +218,7 @@ def open_esmc(
     # Of use to nobody but old files: every implementation computes them anew.
     if frequencies := tensors.pop(FREQUENCIES, None):
         check_frequencies(where, frequencies())
-    read = (*files.tensors, *(path for path in files.others if path.name == CONFIG))
-    return Source(where, architecture, tensors, read)
+    return Source(where, architecture, tensors, files.with_config)
 
 
 def _refuse_relatives(where: str, names: Iterable[str]) -> None:

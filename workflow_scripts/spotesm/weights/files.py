@@ -46,6 +46,11 @@ class ModelFiles:
         """Every one."""
         return self.tensors + self.others
 
+    @property
+    def with_config(self) -> tuple[Path, ...]:
+        """Those that say what the model computes."""
+        return (*self.tensors, *(path for path in self.others if path.name == CONFIG))
+
     def other(self, name: str) -> Path | None:
         """Return the file of this name, if it is there."""
         return next((path for path in self.others if path.name == name), None)

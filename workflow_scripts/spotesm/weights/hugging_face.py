@@ -194,5 +194,4 @@ def open_hugging_face(
             f"{where}: emb_layer_norm_before is {str(said.norm_before).lower()} in {CONFIG}, but "
             f"the tensors of that norm are {'there' if has_norm else 'not there'}"
         )
-    read = (*files.tensors, *(path for path in files.others if path.name == CONFIG))
-    return Source(where, architecture, tensors, read, said.token_dropout)
+    return Source(where, architecture, tensors, files.with_config, said.token_dropout)
